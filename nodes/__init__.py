@@ -1,0 +1,1 @@
+"""What ComfyUI sees: one file per node, and the adapter that they share."""

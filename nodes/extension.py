@@ -1,0 +1,11 @@
+"""The list of nodes that ComfyUI is given."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .guidance_scheduler import GuidanceScheduler
+from .patch_svd_model import PatchSVDModel
+
+
+class VCUTExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [PatchSVDModel, GuidanceScheduler]

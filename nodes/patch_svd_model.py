@@ -1,0 +1,55 @@
+"""The node that replaces SVD's cross-attentions by affine maps evaluated once a run."""
+
+from comfy_api.latest import io
+
+from ..vcut_core.cross_attention import SPATIAL_MODES, TEMPORAL_MODES, CrossAttentionConfig
+from .comfy_adapter import patch_cross_attentions, require_svd
+
+DISPLAY_NAME = "VCUT Patch SVD Model"
+
+
+class PatchSVDModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VCUT_PatchSVDModel",
+            display_name=DISPLAY_NAME,
+            category="VCUT",
+            description=(
+                "Makes every step of Stable Video Diffusion cheaper: its cross-attentions see a "
+                "single image token, so each is evaluated once a run and reused."
+            ),
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="SVD, SVD-XT or SVD-XT 1.1, from Image Only Checkpoint Loader. "
+                    "LoRA loaders and guidance nodes may stand before or after this node.",
+                ),
+                io.Combo.Input(
+                    "temporal",
+                    options=list(TEMPORAL_MODES),
+                    default="cached",
+                    tooltip="The 16 cross-attentions over time. cached: same picture, evaluated "
+                    "once a run. remove: the paper's setting, changes the motion. "
+                    "keep: as without this node.",
+                ),
+                io.Combo.Input(
+                    "spatial",
+                    options=list(SPATIAL_MODES),
+                    default="cached",
+                    tooltip="The 16 cross-attentions within a frame. cached: same picture, "
+                    "evaluated once a run. keep: as without this node.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The same model with cheaper cross-attentions.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, temporal: str, spatial: str) -> io.NodeOutput:
+        require_svd(model, DISPLAY_NAME)
+        try:
+            config = CrossAttentionConfig(temporal=temporal, spatial=spatial)
+        except ValueError as error:
+            raise ValueError(f"{DISPLAY_NAME}: {error}. Choose one in the node.") from None
+        return io.NodeOutput(patch_cross_attentions(model, config, getattr(cls.hidden, "unique_id", None)))

@@ -1,0 +1,70 @@
+"""What one sampling run did, counted as it happened, and the line that tells the user.
+
+Must not know how the counts are taken.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from .guidance import GuidancePlan
+
+
+@dataclass
+class RunSummary:
+    """Counts of one run.
+
+    unet_evaluations: forward passes of the UNet, one for each cond in a batch.
+    evaluations_saved: those that the cut made unnecessary.
+    pairs_seen: evaluations of cond and uncond together, guided or cut: all that a cut can act on.
+    affine_evaluated, affine_reused: affine maps in place of cross-attentions.
+    removed: cross-attentions replaced by zeros.
+    untouched: reason -> times VCUT stepped aside and the model computed as if it were not there.
+    cache_bytes: memory that the affine outputs took at the end.
+    """
+
+    plan: GuidancePlan | None = None
+    has_cross_attention: bool = False
+    unet_evaluations: int = 0
+    evaluations_saved: int = 0
+    pairs_seen: int = 0
+    affine_evaluated: int = 0
+    affine_reused: int = 0
+    removed: int = 0
+    untouched: Counter[str] = field(default_factory=Counter)
+    cache_bytes: int = 0
+    elapsed_s: float = 0.0
+    is_complete: bool = False
+
+    def planned(self) -> str:
+        """Return where guidance ends in this run, known before its first step."""
+        plan = self.plan
+        if plan is None:
+            return "no guidance cut"
+        steps = plan.num_steps
+        if not plan.has_cut:
+            return f"guided 1-{steps} of {steps}, no cut in this run"
+        guided = f"guided 1-{plan.guided_steps}" if plan.guided_steps else "guided 0"
+        return (
+            f"{guided} of {steps}, cut at step {plan.guided_steps + 1} "
+            f"(cut_sigma {plan.shareable_cut_sigma():g})"
+        )
+
+    def text(self) -> str:
+        """Return the summary as one line, for the log and for the node."""
+        total = self.unet_evaluations + self.evaluations_saved
+        parts = [self._guidance(), f"{self.unet_evaluations} of {total} UNet evaluations"]
+        if self.has_cross_attention:
+            removed = f", {self.removed} removed" if self.removed else ""
+            parts.append(
+                f"{self.affine_evaluated} affine maps evaluated, {self.affine_reused} reused"
+                + removed
+            )
+        parts += [f"untouched: {why} ({count})" for why, count in self.untouched.items()]
+        parts.append(f"{self.elapsed_s:.2f} s")
+        return ("" if self.is_complete else "stopped early; ") + "; ".join(parts)
+
+    def _guidance(self) -> str:
+        """The plan, unless the run never met a pair for the cut to act on."""
+        if self.plan is None or self.pairs_seen:
+            return self.planned()
+        return "no guidance to cut"

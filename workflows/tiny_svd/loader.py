@@ -1,0 +1,76 @@
+"""Builds ComfyUI's own MODEL, CLIP_VISION and VAE at tiny sizes from one safetensors file.
+
+The file has the key layout of the real SVD checkpoints. Sizes of the UNet follow from its weights,
+as for every checkpoint; those of the other two stand in the json files beside this one.
+"""
+
+import json
+from pathlib import Path
+
+import comfy.clip_vision
+import comfy.model_base
+import comfy.model_detection
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models
+import comfy.utils
+
+FOLDER = Path(__file__).parent
+WEIGHTS = FOLDER / "tiny_svd.safetensors"
+CLIP_VISION_CONFIG = FOLDER / "clip_vision_config.json"
+VAE_CONFIG = FOLDER / "vae_config.json"
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+CLIP_VISION_PREFIX = "conditioner.embedders.0.open_clip.model.visual."
+
+
+class TinySVDConfig(comfy.supported_models.SVD_img2vid):
+    """SVD's model config with heads of 32 channels, as its narrowest layer has 32."""
+
+    unet_extra_config = {**comfy.supported_models.SVD_img2vid.unet_extra_config}
+    unet_extra_config["num_head_channels"] = 32
+
+
+def load_tiny_svd(path: Path = WEIGHTS):
+    """Return (ModelPatcher, ClipVisionModel, VAE) from a checkpoint of tiny sizes.
+
+    Raises RuntimeError, naming the file, when it is missing, damaged or of another layout.
+    """
+    try:
+        state_dict = comfy.utils.load_torch_file(str(path))
+        return _model(state_dict), _clip_vision(state_dict), _vae(state_dict)
+    except Exception as error:
+        raise RuntimeError(
+            f"VCUT Load Tiny SVD: expected the tiny SVD weights in {path.name}, could not read "
+            f"them ({error}). Fetch the file again."
+        ) from error
+
+
+def _model(state_dict):
+    unet_config = comfy.model_detection.detect_unet_config(state_dict, UNET_PREFIX)
+    config = TinySVDConfig(unet_config)
+    config.set_inference_dtype(None, None)
+    load_device = comfy.model_management.get_torch_device()
+    offload_device = comfy.model_management.unet_offload_device()
+    model = comfy.model_base.SVD_img2vid(config, device=offload_device)
+    _load(model.diffusion_model, state_dict, UNET_PREFIX)
+    return comfy.model_patcher.ModelPatcher(model, load_device, offload_device)
+
+
+def _clip_vision(state_dict):
+    clip_vision = comfy.clip_vision.ClipVisionModel(str(CLIP_VISION_CONFIG))
+    _load(clip_vision.model, state_dict, CLIP_VISION_PREFIX)
+    return clip_vision
+
+
+def _vae(state_dict):
+    config = {"params": {"ddconfig": json.loads(VAE_CONFIG.read_text()), "embed_dim": 4}}
+    weights = comfy.utils.state_dict_prefix_replace(state_dict, {VAE_PREFIX: ""}, filter_keys=True)
+    return comfy.sd.VAE(sd=weights, config=config)
+
+
+def _load(module, state_dict, prefix: str) -> None:
+    weights = comfy.utils.state_dict_prefix_replace(state_dict, {prefix: ""}, filter_keys=True)
+    module.load_state_dict(weights, strict=True)
