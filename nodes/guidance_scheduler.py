@@ -75,4 +75,5 @@ class GuidanceScheduler(io.ComfyNode):
             config = GuidanceConfig(cut_step, steps, after_cut, cut_sigma)
         except ValueError as error:
             raise ValueError(f"{DISPLAY_NAME}: {error}. Change it in the node.") from None
-        return io.NodeOutput(schedule_guidance(model, config, getattr(cls.hidden, "unique_id", None)))
+        node_id = getattr(cls.hidden, "unique_id", None)  # no hidden inputs: called by a script
+        return io.NodeOutput(schedule_guidance(model, config, node_id))

@@ -52,4 +52,5 @@ class PatchSVDModel(io.ComfyNode):
             config = CrossAttentionConfig(temporal=temporal, spatial=spatial)
         except ValueError as error:
             raise ValueError(f"{DISPLAY_NAME}: {error}. Choose one in the node.") from None
-        return io.NodeOutput(patch_cross_attentions(model, config, getattr(cls.hidden, "unique_id", None)))
+        node_id = getattr(cls.hidden, "unique_id", None)  # no hidden inputs: called by a script
+        return io.NodeOutput(patch_cross_attentions(model, config, node_id))

