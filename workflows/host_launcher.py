@@ -38,6 +38,17 @@ def has_accelerator() -> bool:
     return torch.accelerator.is_available() if hasattr(torch, "accelerator") else True
 
 
+def make_comfyui_importable(comfyui: Path) -> None:
+    """Let this process import ComfyUI's own modules, as its main.py would, without a server."""
+    sys.path.insert(0, str(comfyui))
+    make_torchvision_importable()
+    from comfy.cli_args import args
+
+    args.cpu = not has_accelerator()
+    # Before ComfyUI's nodes.py puts a second ``utils`` on the path, in front of this one.
+    import utils.extra_config  # noqa: F401
+
+
 def _end_with_stdin() -> None:
     while os.read(0, 1):  # not sys.stdin: its lock would be held when the interpreter ends
         pass

@@ -46,9 +46,25 @@ UNET = {
 }
 
 
-def random_state_dict() -> dict[str, torch.Tensor]:
-    """Return the weights of UNet, VAE and image encoder under SVD's own keys, fp16."""
+def random_weights(shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
+    """Return seeded fp16 weights of these shapes that keep activations of order 1."""
     generator = torch.Generator().manual_seed(SEED)
+    return {name: _random(name, torch.Size(s), generator).half() for name, s in shapes.items()}
+
+
+def _random(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    if name.endswith("bias"):
+        return torch.zeros(shape)
+    if len(shape) < 2:
+        return torch.ones(shape)
+    fan_in = shape[1:].numel()
+    # A small last layer keeps the sampler stable.
+    gain = 0.1 if name.endswith("diffusion_model.out.2.weight") else 1.0
+    return gain * torch.randn(shape, generator=generator) / fan_in**0.5
+
+
+def tiny_shapes() -> dict[str, torch.Size]:
+    """Return the shapes of UNet, VAE and image encoder under SVD's own keys."""
     clip_config = json.loads((FOLDER / "clip_vision_config.json").read_text())
     vae_config = json.loads((FOLDER / "vae_config.json").read_text())
     operations = comfy.ops.disable_weight_init
@@ -61,26 +77,15 @@ def random_state_dict() -> dict[str, torch.Tensor]:
             comfy.clip_model.CLIPVisionModelProjection(clip_config, None, None, operations)
         ),
     }
-    state_dict = {}
-    for prefix, module in modules.items():
-        for name, parameter in module.state_dict().items():
-            state_dict[prefix + name] = _random(name, parameter.shape, generator).half()
-    return state_dict
-
-
-def _random(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    """Return a start that keeps activations of order 1: norms at one, biases at zero."""
-    if name.endswith("bias"):
-        return torch.zeros(shape)
-    if len(shape) < 2:
-        return torch.ones(shape)
-    fan_in = shape[1:].numel()
-    gain = 0.1 if name == "out.2.weight" else 1.0  # a small last layer keeps the sampler stable
-    return gain * torch.randn(shape, generator=generator) / fan_in**0.5
+    return {
+        prefix + name: weight.shape
+        for prefix, module in modules.items()
+        for name, weight in module.state_dict().items()
+    }
 
 
 if __name__ == "__main__":
-    weights = random_state_dict()
+    weights = random_weights(tiny_shapes())
     save_file(weights, FOLDER / "tiny_svd.safetensors")
     count = sum(weight.numel() for weight in weights.values())
     print(f"{count:,} parameters")

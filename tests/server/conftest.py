@@ -1,0 +1,40 @@
+"""One headless ComfyUI server for all tests of this folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import graph
+import pytest
+from host import ComfyServer
+from host_install import WORKFLOWS, current_host
+
+EXAMPLE_IMAGE = WORKFLOWS / "tiny_svd" / "example_input.jpg"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ComfyServer]:
+    with ComfyServer(current_host()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def object_info(server) -> dict:
+    return server.get("/object_info")
+
+
+@pytest.fixture
+def tiny_prompt(server, object_info):
+    """Return a function from a workflow file to a prompt that runs it small, on the tiny SVD."""
+
+    def make(workflow: Path, frames: int = 4, steps: int = 5, seed: int = 0) -> dict:
+        prompt = graph.to_prompt(graph.load(workflow), object_info)
+        graph.replace_loader(prompt, "VCUT_LoadTinySVD")
+        graph.set_inputs(prompt, "LoadImage", image=server.upload(EXAMPLE_IMAGE))
+        conditioning = {"width": 96, "height": 96, "video_frames": frames}
+        graph.set_inputs(prompt, "SVD_img2vid_Conditioning", **conditioning)
+        graph.set_inputs(prompt, "KSampler", steps=steps, seed=seed)
+        graph.add_counter(prompt)
+        graph.add_frames_output(prompt)
+        return prompt
+
+    return make

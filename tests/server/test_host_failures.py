@@ -1,0 +1,132 @@
+"""What goes wrong around the private ComfyUI is one sentence, and leaves no process behind."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import host_install
+import psutil
+import pytest
+from host import ComfyServer
+from host_install import PACK, HostError, current_host
+
+RUN = PACK / "workflows" / "run.py"
+
+
+def _is_alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def _run_demo(*arguments: str) -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if k != host_install.INSIDE}
+    command = [sys.executable, str(RUN), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+
+
+def test_port_in_use_is_one_sentence():
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen()
+        port = occupied.getsockname()[1]
+        server = ComfyServer(current_host(), port)
+        with pytest.raises(HostError, match=f"port {port} is in use"):
+            server.__enter__()
+    assert not server.folder.exists()
+
+
+def test_server_that_dies_at_start_shows_the_end_of_its_log(tmp_path):
+    (tmp_path / "main.py").write_text("raise SystemExit('no such thing as a free lunch')")
+    with pytest.raises(HostError, match="(?s)has stopped.*no such thing as a free lunch"):
+        ComfyServer(replace(current_host(), comfyui=tmp_path)).__enter__()
+
+
+def test_server_ends_when_the_process_that_started_it_is_killed():
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from host import ComfyServer\n"
+        "from host_install import current_host\n"
+        "server = ComfyServer(current_host()); server.start()\n"
+        "print(server._process.pid, flush=True); input()\n"
+    )
+    command = [sys.executable, "-c", script, str(PACK / "workflows")]
+    owner = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    pid = int(owner.stdout.readline())
+    assert _is_alive(pid)
+    owner.kill()
+    owner.wait()
+    deadline = time.monotonic() + 20
+    while _is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _is_alive(pid)
+
+
+def test_folder_that_is_no_comfyui_is_named(tmp_path):
+    with pytest.raises(HostError, match="a ComfyUI folder with a main.py"):
+        host_install.prepare(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("version", "named"), [("0.3.52", "got 0.3.52"), (None, "got an older one")]
+)
+def test_old_comfyui_is_refused_with_the_version_needed(tmp_path, version, named):
+    (tmp_path / "main.py").touch()
+    if version is not None:
+        (tmp_path / "comfyui_version.py").write_text(f'__version__ = "{version}"\n')
+    with pytest.raises(HostError, match=f"0.3.59 or newer, {named}"):
+        host_install.prepare(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("complaint", "sentence"),
+    [
+        ("OSError: [Errno 28] No space left on device", "the disk is full"),
+        ("NewConnectionError: Failed to establish a new connection", "PyPI cannot be reached"),
+        ("ERROR: No matching distribution found for x", "could not install x: ERROR: No matching"),
+    ],
+)
+def test_failing_pip_is_one_sentence(tmp_path, complaint, sentence):
+    pip = tmp_path / "pip.py"
+    pip.write_text(f"import sys; sys.stderr.write({complaint!r} + chr(10)); sys.exit(1)")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {pip} "$@"\n')
+    python.chmod(0o755)
+    with pytest.raises(HostError, match=sentence):
+        host_install._pip(python, "x")
+
+
+def test_full_disk_is_noticed_before_anything_is_installed(monkeypatch):
+    monkeypatch.setattr(host_install, "FREE_DISK_GB", 10**9)
+    with pytest.raises(HostError, match="free disk"):
+        host_install._require_disk(host_install.FREE_DISK_GB)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--image", "nowhere.png"], "found no file nowhere.png"),
+        (["--image", str(RUN)], "expected a picture"),
+        (["--workflow", "nowhere.json"], "could not read it"),
+        (["--workflow", str(PACK / "workflows" / "svd_baseline.json")], "has no VCUT node"),
+        (["--comfyui", "/nowhere"], "a ComfyUI folder with a main.py"),
+    ],
+)
+def test_wrong_argument_of_the_demo_is_one_sentence(arguments, sentence):
+    result = _run_demo(*arguments)
+    assert result.returncode == 1
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Starting ComfyUI" not in result.stdout
+
+
+def test_unknown_checkpoint_of_the_demo_names_the_choices(tmp_path):
+    comfyui = tmp_path / "ComfyUI"
+    (comfyui / "models" / "checkpoints").mkdir(parents=True)
+    (comfyui / "models" / "checkpoints" / "svd_xt.safetensors").touch()
+    (comfyui / "main.py").touch()
+    result = _run_demo("--comfyui", str(comfyui), "--checkpoint", "svd.safetensors")
+    assert result.returncode == 1
+    assert "no checkpoint svd.safetensors. Choices: svd_xt.safetensors." in result.stderr

@@ -1,0 +1,148 @@
+"""The pack in a real headless server: how it loads, what it offers, that its graphs run."""
+
+import re
+
+import graph
+import pytest
+import requests
+from host import ComfyServer
+from host_install import WORKFLOWS, HostError
+
+NODES = {
+    "VCUT_PatchSVDModel": {
+        "model": None,
+        "temporal": ("cached", ["cached", "remove", "keep"]),
+        "spatial": ("cached", ["cached", "keep"]),
+    },
+    "VCUT_GuidanceScheduler": {
+        "model": None,
+        "cut_step": (17, (1, 10000)),
+        "steps": (25, (1, 10000)),
+        "after_cut": ("average", ["average", "positive", "none"]),
+        "cut_sigma": (0.0, (0.0, 10000.0)),
+    },
+}
+FILES = sorted(WORKFLOWS.glob("*.json"))
+VCUT_FILES = [file for file in FILES if "vcut" in file.stem]
+
+
+def _choices(spec: list) -> tuple:
+    """Return (default, allowed values or range) of one input of /object_info."""
+    kind, options = spec
+    if isinstance(kind, list) or kind == "COMBO":
+        return options["default"], options.get("options", kind)
+    return options["default"], (options["min"], options["max"])
+
+
+def _frames(server: ComfyServer, run) -> list[bytes]:
+    names = [{k: f[k] for k in ("filename", "subfolder", "type")} for f in run.files["frames"]]
+    return [requests.get(server.url + "/view", params=n, timeout=30).content for n in names]
+
+
+@pytest.mark.parametrize("node_id", NODES)
+def test_node_has_the_inputs_that_shared_workflows_rely_on(object_info, node_id):
+    info = object_info[node_id]
+    inputs = info["input"]["required"]
+    assert list(inputs) == list(NODES[node_id])
+    assert {n: _choices(s) for n, s in inputs.items() if n != "model"} == {
+        n: v for n, v in NODES[node_id].items() if v is not None
+    }
+    assert info["output"] == ["MODEL"]
+    assert info["category"] == "VCUT"
+    assert all(spec[1]["tooltip"] for spec in inputs.values())
+
+
+def test_pack_loads_without_a_traceback(server, object_info):
+    log = server.log_text()
+    assert re.search(r"seconds: .*custom_nodes.VCUT\n", log)
+    # torchaudio, which no SVD graph needs, has no build beside this torch; ComfyUI says so.
+    causes = re.findall(r"^(\w+(?:Error|Exception)\b.*)$", log, re.MULTILINE)
+    assert set(causes) <= {"ModuleNotFoundError: No module named 'torchaudio'"}
+    assert "IMPORT FAILED" not in log.split("custom_nodes/VCUT")[0].split("Import times")[-1]
+
+
+@pytest.mark.parametrize("node_id", NODES)
+def test_help_page_is_served(server, node_id):
+    page = requests.get(f"{server.url}/extensions/VCUT/docs/{node_id}.md", timeout=10)
+    assert page.status_code == 200
+    for name in NODES[node_id]:
+        assert f"`{name}`" in page.text
+
+
+def test_every_workflow_has_a_thumbnail_and_is_offered_as_a_template(server):
+    assert FILES
+    offered = server.get("/workflow_templates")["VCUT"]
+    assert sorted(offered) == [file.stem for file in FILES]
+    assert all(file.with_suffix(".jpg").exists() for file in FILES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_workflow_uses_only_nodes_and_inputs_that_exist(object_info, file):
+    prompt = graph.to_prompt(graph.load(file), object_info)
+    for node in prompt.values():
+        declared = object_info[node["class_type"]]["input"]
+        names = {*declared["required"], *declared.get("optional", {})}
+        assert set(node["inputs"]) <= names
+        assert set(declared["required"]) <= set(node["inputs"])
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_workflow_runs_to_a_video_file(server, tiny_prompt, file):
+    run = server.run(tiny_prompt(file))
+    assert len(run.files["frames"]) == 4
+    (video,) = [f for files in run.files.values() for f in files if f["filename"].endswith(".mp4")]
+    names = {name: video[name] for name in ("filename", "subfolder", "type")}
+    clip = requests.get(server.url + "/view", params=names, timeout=30).content
+    assert clip[4:8] == b"ftyp"
+
+
+def test_evaluations_counted_apart_equal_the_reported_ones(server, tiny_prompt):
+    # 5 steps, cut 17 of 25: round(16 * 5 / 25) = 3 guided steps, so 2 * 3 + 2 = 8 of 10.
+    prompt = tiny_prompt(WORKFLOWS / "svd_vcut.json", seed=1)
+    run = server.run(prompt)
+    assert [event["evaluations"] for event in run.events["vcut_demo.run"]] == [8]
+    for node_id in graph.nodes_of(prompt, *graph.VCUT_NODES):
+        assert "guided 1-3 of 5, cut at step 4" in run.texts[node_id]
+        assert "8 of 10 UNet evaluations" in run.texts[node_id]
+    assert server.log_text().count(f"VCUT: {run.texts[node_id]}") == 1
+
+
+def test_no_trace_stays_when_the_nodes_are_taken_out_of_the_graph(server, tiny_prompt):
+    prompt = tiny_prompt(WORKFLOWS / "svd_vcut.json", seed=2)
+    stock = graph.without_vcut(prompt)
+    before, with_vcut, after = (server.run(p) for p in (stock, prompt, stock))
+    assert after.events["vcut_demo.run"], "the server reused the first result"
+    assert _frames(server, with_vcut) != _frames(server, before)
+    assert _frames(server, after) == _frames(server, before)
+
+
+def test_second_run_equals_the_first_when_another_picture_ran_between(server, tiny_prompt):
+    first = tiny_prompt(WORKFLOWS / "svd_vcut.json", seed=3)
+    other = tiny_prompt(WORKFLOWS / "svd_vcut.json", seed=4, frames=6)
+    graph.set_inputs(other, "SVD_img2vid_Conditioning", width=128, motion_bucket_id=20)
+    runs = [server.run(prompt) for prompt in (first, other, first)]
+    assert all(run.events["vcut_demo.run"] for run in runs)
+    assert len(runs[1].files["frames"]) == 6
+    assert _frames(server, runs[2]) == _frames(server, runs[0])
+
+
+def test_next_run_is_clean_when_one_was_interrupted(server, tiny_prompt):
+    prompt = tiny_prompt(WORKFLOWS / "svd_vcut.json", seed=5)
+    expected = _frames(server, server.run(prompt))
+    long = tiny_prompt(WORKFLOWS / "svd_vcut.json", seed=6, steps=500)
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 2:
+            server.interrupt()
+
+    with pytest.raises(HostError, match="interrupted"):
+        server.run(long, on_progress=interrupt)
+    assert "VCUT: stopped early; guided 1-320 of 500" in server.log_text()
+    assert _frames(server, server.run(prompt)) == expected
+
+
+def test_refused_prompt_names_the_node_and_the_input(server, tiny_prompt):
+    prompt = tiny_prompt(WORKFLOWS / "svd_vcut.json")
+    graph.set_inputs(prompt, "VCUT_GuidanceScheduler", cut_step=0)
+    with pytest.raises(HostError, match="VCUT_GuidanceScheduler.*cut_step"):
+        server.run(prompt)

@@ -1,0 +1,77 @@
+"""Reads, compares and writes clips as arrays of shape (T, H, W, 3), uint8."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+MARGIN = 4  # pixels between pictures
+HEADING = 14  # pixels above them
+
+
+def read_frames(paths: list[Path]) -> np.ndarray:
+    """Return the pictures in order as one clip."""
+    return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+
+
+def psnr(reference: np.ndarray, clip: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio in dB over the whole clip; inf when equal."""
+    if np.array_equal(reference, clip):
+        return float("inf")
+    return float(peak_signal_noise_ratio(reference, clip, data_range=255))
+
+
+def ssim(reference: np.ndarray, clip: np.ndarray) -> float:
+    """Return the structural similarity, mean over frames: 1 when equal."""
+    pairs = zip(reference, clip, strict=True)
+    window = min(7, *(side - 1 + side % 2 for side in clip.shape[1:3]))  # odd, within the frame
+    return float(
+        np.mean([structural_similarity(a, b, channel_axis=-1, win_size=window) for a, b in pairs])
+    )
+
+
+def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
+    """Return one clip with both, titled; small clips enlarged so that they can be seen."""
+    left, right = _enlarge(left), _enlarge(right)
+    return np.stack([_row([a, b], titles) for a, b in zip(left, right, strict=True)])
+
+
+def contact_sheet(clips: list[np.ndarray], titles: list[str], columns: int = 7) -> Image.Image:
+    """Return a sheet with a row of evenly chosen frames for each clip."""
+    rows = []
+    for clip, title in zip(clips, titles, strict=True):
+        chosen = np.linspace(0, len(clip) - 1, min(columns, len(clip))).round().astype(int)
+        rows.append(_row(list(_enlarge(clip)[chosen]), (title,)))
+    return Image.fromarray(np.concatenate(rows))
+
+
+def write_mp4(path: Path, clip: np.ndarray, fps: int) -> None:
+    """Write a clip as H.264, sides cut to even numbers as the codec asks."""
+    clip = clip[:, : clip.shape[1] // 2 * 2, : clip.shape[2] // 2 * 2]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps))
+        stream.height, stream.width = clip.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "16"}
+        for frame in clip:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame))))
+        container.mux(stream.encode())
+
+
+def _enlarge(clip: np.ndarray, smallest: int = 256) -> np.ndarray:
+    factor = max(1, smallest // max(clip.shape[1:3]))
+    return clip.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _row(frames: list[np.ndarray], titles: tuple[str, ...]) -> np.ndarray:
+    """Return frames side by side on white, with titles above the first ones."""
+    height, width = frames[0].shape[:2]
+    row = Image.new("RGB", (len(frames) * (width + MARGIN), height + HEADING + MARGIN), "white")
+    for index, frame in enumerate(frames):
+        row.paste(Image.fromarray(frame), (index * (width + MARGIN), HEADING))
+    for index, title in enumerate(titles):
+        ImageDraw.Draw(row).text((index * (width + MARGIN) + 2, 1), title, fill="black")
+    return np.asarray(row)

@@ -1,0 +1,172 @@
+"""Turns a workflow file into the prompt that ComfyUI queues, and edits prompts for the demo.
+
+A workflow (what the frontend saves) holds positions and widget values in order; a prompt (API
+format) holds ``{node id: {"class_type": ..., "inputs": {name: value or [node id, output]}}}``.
+Standard library only: workflows are checked before anything is installed.
+"""
+
+import copy
+import json
+from pathlib import Path
+
+MUTED, BYPASSED = 2, 4
+VIRTUAL = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")
+WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+VCUT_NODES = ("VCUT_PatchSVDModel", "VCUT_GuidanceScheduler")
+
+
+class WorkflowError(ValueError):
+    """A workflow that cannot be run, in one sentence."""
+
+
+def load(path: Path) -> dict:
+    """Return the workflow or prompt in a file. Raises WorkflowError when it holds neither."""
+    try:
+        workflow = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkflowError(f"expected a workflow in {path}, could not read it: {error}.") from None
+    if not (is_prompt(workflow) or _is_workflow(workflow)):
+        raise WorkflowError(f"expected a workflow in {path}, got other JSON. Export it again.")
+    return workflow
+
+
+def is_prompt(workflow) -> bool:
+    """Whether ``workflow`` is in API format already."""
+    return (
+        isinstance(workflow, dict)
+        and bool(workflow)
+        and all(isinstance(node, dict) and "class_type" in node for node in workflow.values())
+    )
+
+
+def _is_workflow(workflow) -> bool:
+    return (
+        isinstance(workflow, dict)
+        and isinstance(workflow.get("nodes"), list)
+        and isinstance(workflow.get("links"), list)
+        and all(isinstance(node, dict) and "type" in node for node in workflow["nodes"])
+    )
+
+
+def to_prompt(workflow: dict, object_info: dict) -> dict:
+    """Return the prompt for a workflow, given the node types of the server that will run it.
+
+    Raises WorkflowError when the workflow has a node that the server lacks, or a subgraph.
+    """
+    if is_prompt(workflow):
+        return copy.deepcopy(workflow)
+    if workflow.get("definitions", {}).get("subgraphs"):
+        raise WorkflowError("expected a workflow without subgraphs. Export it in API format.")
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    links = {link[0]: (link[1], link[2]) for link in workflow["links"]}
+    prompt = {}
+    for node in nodes.values():
+        if node["type"] in VIRTUAL or node.get("mode") in (MUTED, BYPASSED):
+            continue
+        if node["type"] not in object_info:
+            raise WorkflowError(f"this ComfyUI has no node {node['type']}. Install its pack first.")
+        inputs = _widget_inputs(node, object_info[node["type"]])
+        for socket in node.get("inputs", []):
+            source = _source(socket.get("link"), nodes, links)
+            if source is not None:
+                inputs[socket["name"]] = source
+        prompt[str(node["id"])] = {
+            "class_type": node["type"],
+            "inputs": inputs,
+            "_meta": {"title": node.get("title") or object_info[node["type"]]["display_name"]},
+        }
+    return prompt
+
+
+def _widget_inputs(node: dict, info: dict) -> dict:
+    values = node.get("widgets_values") or []
+    if isinstance(values, dict):
+        return dict(values)
+    remaining = iter(values)
+    inputs = {}
+    for kind in ("required", "optional"):
+        for name, spec in info["input"].get(kind, {}).items():
+            options = spec[1] if len(spec) > 1 else {}
+            is_widget = isinstance(spec[0], list) or spec[0] in WIDGET_TYPES
+            if not is_widget or options.get("forceInput"):
+                continue
+            try:
+                inputs[name] = next(remaining)
+            except StopIteration:
+                return inputs
+            # The frontend stores a second value behind a seed, and one behind an upload button.
+            if options.get("control_after_generate") or options.get("image_upload"):
+                next(remaining, None)
+    return inputs
+
+
+def _source(link_id: int | None, nodes: dict, links: dict) -> list | None:
+    """Return [node id, output] at the far end of a link, through bypassed and reroute nodes."""
+    while link_id is not None and link_id in links:
+        node_id, output = links[link_id]
+        node = nodes[node_id]
+        if node.get("mode") == MUTED:
+            return None
+        if node.get("mode") != BYPASSED and node["type"] != "Reroute":
+            return [str(node_id), output]
+        kind = node["outputs"][output]["type"]
+        matching = [s for s in node.get("inputs", []) if s["type"] in (kind, "*")]
+        link_id = matching[0].get("link") if matching else None
+    return None
+
+
+def nodes_of(prompt: dict, *class_types: str) -> list[str]:
+    """Return the ids of a prompt's nodes of these types."""
+    return [node_id for node_id, node in prompt.items() if node["class_type"] in class_types]
+
+
+def replace_loader(prompt: dict, class_type: str) -> None:
+    """Load the models with a node that has the same outputs and no inputs."""
+    for node_id in nodes_of(prompt, "ImageOnlyCheckpointLoader"):
+        prompt[node_id] = {"class_type": class_type, "inputs": {}}
+
+
+def set_inputs(prompt: dict, class_type: str, **values) -> None:
+    """Set inputs that a node type has on every node of that type; None leaves a value alone."""
+    for node_id in nodes_of(prompt, class_type):
+        inputs = prompt[node_id]["inputs"]
+        inputs.update({k: v for k, v in values.items() if v is not None and k in inputs})
+
+
+def without_vcut(prompt: dict) -> dict:
+    """Return the prompt with VCUT's nodes taken out and their model links closed up."""
+    prompt = copy.deepcopy(prompt)
+    for node_id in nodes_of(prompt, *VCUT_NODES):
+        model = prompt.pop(node_id)["inputs"]["model"]
+        for node in prompt.values():
+            for name, value in node["inputs"].items():
+                if isinstance(value, list) and value[0] == node_id:
+                    node["inputs"][name] = model
+    return prompt
+
+
+def add_counter(prompt: dict) -> None:
+    """Put the demo's counter in front of every sampler."""
+    for node_id, node in list(prompt.items()):
+        if "model" in node["inputs"] and "latent_image" in node["inputs"]:
+            counter = f"{node_id}_counter"
+            prompt[counter] = {
+                "class_type": "VCUT_CountEvaluations",
+                "inputs": {"model": node["inputs"]["model"]},
+            }
+            node["inputs"]["model"] = [counter, 0]
+
+
+def add_frames_output(prompt: dict) -> str:
+    """Save the decoded frames without loss and return the id of the node that does.
+
+    Raises WorkflowError when the prompt decodes no frames.
+    """
+    decoders = nodes_of(prompt, "VAEDecode", "VAEDecodeTiled")
+    if not decoders:
+        raise WorkflowError("expected a workflow that ends in VAE Decode, found none.")
+    prompt["frames"] = {
+        "class_type": "SaveImage",
+        "inputs": {"images": [decoders[-1], 0], "filename_prefix": "frames"},
+    }
+    return "frames"

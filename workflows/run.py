@@ -1,0 +1,257 @@
+"""First command of the README: one picture becomes a clip, without and with VCUT.
+
+python3 workflows/run.py [--image FILE] [--checkpoint NAME] ...
+
+Sets up a private ComfyUI the first time. Without --checkpoint it uses the tiny SVD, whose clips
+show that everything works and nothing about quality.
+"""
+
+import argparse
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import graph
+from host_install import PACK, WORKFLOWS, HostError, current_host, run_inside
+
+EXAMPLE_IMAGE = WORKFLOWS / "tiny_svd" / "example_input.jpg"
+DEFAULT_WORKFLOW = WORKFLOWS / "svd_vcut.json"
+TINY_SIDE = 128  # pixels: the tiny SVD's width and height
+IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\x00", b"MM\x00*")
+CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".sft")
+
+
+@dataclass
+class Clip:
+    """One finished run: frames (T, H, W, 3) uint8, its mp4, and what was counted."""
+
+    frames: object
+    path: Path
+    evaluations: int
+    seconds: float
+    summary: str = ""
+
+    @property
+    def affine_maps(self) -> int:
+        """Affine maps that VCUT says it evaluated."""
+        match = re.search(r"(\d+) affine maps evaluated", self.summary)
+        return int(match.group(1)) if match else 0
+
+
+def main() -> int:
+    """Check the arguments, then run both clips; return the exit code."""
+    arguments = _parse()
+    try:
+        _check(arguments)
+        exit_code = run_inside(Path(__file__), sys.argv[1:], arguments.comfyui)
+        if exit_code is not None:
+            return exit_code
+        _check_image(arguments.image)
+        without, with_vcut, sheet = _make_clips(arguments)
+    except (HostError, graph.WorkflowError) as error:
+        print(f"VCUT: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nVCUT: stopped.", file=sys.stderr)
+        return 130
+    print(_table(without, with_vcut, sheet, is_tiny=arguments.checkpoint is None))
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="One picture becomes a clip, without and with VCUT."
+    )
+    parser.add_argument("--image", type=Path, default=EXAMPLE_IMAGE, help="the picture")
+    parser.add_argument("--checkpoint", help="an SVD checkpoint of ComfyUI; default: the tiny SVD")
+    parser.add_argument("--workflow", type=Path, default=DEFAULT_WORKFLOW, help="with VCUT in it")
+    parser.add_argument("--frames", type=_positive, help="frames of the clip")
+    parser.add_argument("--steps", type=_positive, help="steps of the sampler")
+    parser.add_argument("--cut-step", type=_positive, help="first step without guidance, from 1")
+    parser.add_argument("--width", type=_positive, help="pixels, a multiple of 8")
+    parser.add_argument("--height", type=_positive, help="pixels, a multiple of 8")
+    parser.add_argument("--seed", type=int, default=0, help="the same for both clips; default 0")
+    parser.add_argument("--output", type=Path, default=PACK / "output", help="folder for the clips")
+    parser.add_argument("--comfyui", type=Path, help="use this ComfyUI and its Python")
+    return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
+    return value
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what can be seen to fail before anything is installed or started."""
+    if not arguments.image.is_file():
+        raise HostError(f"expected a picture, found no file {arguments.image}.")
+    with arguments.image.open("rb") as file:
+        start = file.read(4)
+    if not start.startswith(IMAGE_SIGNATURES):
+        raise HostError(f"expected a picture (PNG, JPEG, WebP, ...), got {arguments.image}.")
+    workflow = graph.load(arguments.workflow)
+    nodes = workflow.values() if graph.is_prompt(workflow) else workflow["nodes"]
+    kinds = {node.get("class_type") or node.get("type") for node in nodes}
+    if not kinds & set(graph.VCUT_NODES):
+        files = ", ".join(sorted(path.name for path in WORKFLOWS.glob("*vcut*.json")))
+        raise HostError(f"{arguments.workflow.name} has no VCUT node. Workflows with one: {files}.")
+    if arguments.comfyui is not None and arguments.checkpoint is not None:
+        folder = arguments.comfyui / "models" / "checkpoints"
+        if folder.is_dir() and not (arguments.comfyui / "extra_model_paths.yaml").exists():
+            _check_checkpoint(arguments.checkpoint, _checkpoints_in(folder))
+
+
+def _checkpoints_in(folder: Path) -> list[str]:
+    files = (file for file in folder.rglob("*") if file.suffix in CHECKPOINT_SUFFIXES)
+    return sorted(str(file.relative_to(folder)) for file in files)
+
+
+def _check_checkpoint(name: str, choices: list[str]) -> None:
+    if name not in choices:
+        found = ", ".join(choices) if choices else "none"
+        raise HostError(f"no checkpoint {name}. Choices: {found}.")
+
+
+def _check_image(path: Path) -> None:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception as error:
+        raise HostError(f"could not read the picture {path}: {error}") from None
+
+
+def _make_clips(arguments: argparse.Namespace) -> tuple[Clip, Clip, Path]:
+    """Start ComfyUI, run both prompts, write everything to the output folder."""
+    import clips
+    from host import ComfyServer
+
+    print("Starting ComfyUI", flush=True)
+    with ComfyServer(current_host()) as server:
+        prompt = _prompt(arguments, server)
+        variants = {"without VCUT": graph.without_vcut(prompt), "with VCUT": prompt}
+        for variant in variants.values():  # load and warm up, so that the seconds compare
+            server.run(_shortened(variant))
+        without, with_vcut = (
+            _make_clip(server, variant, title, arguments.output)
+            for title, variant in variants.items()
+        )
+    titles = tuple(variants)
+    both = clips.side_by_side(without.frames, with_vcut.frames, titles)
+    clips.write_mp4(arguments.output / "side_by_side.mp4", both, fps=_fps(prompt))
+    sheet = arguments.output / "contact_sheet.png"
+    clips.contact_sheet([without.frames, with_vcut.frames], list(titles)).save(sheet)
+    return without, with_vcut, sheet
+
+
+def _prompt(arguments: argparse.Namespace, server) -> dict:
+    """Return the workflow as a prompt, with the user's choices in it."""
+    object_info = server.get("/object_info")
+    prompt = graph.to_prompt(graph.load(arguments.workflow), object_info)
+    width, height = arguments.width, arguments.height
+    if arguments.checkpoint is None:
+        graph.replace_loader(prompt, "VCUT_LoadTinySVD")
+        width, height = width or TINY_SIDE, height or TINY_SIDE
+    else:
+        loader = object_info["ImageOnlyCheckpointLoader"]["input"]["required"]
+        _check_checkpoint(arguments.checkpoint, loader["ckpt_name"][0])
+        graph.set_inputs(prompt, "ImageOnlyCheckpointLoader", ckpt_name=arguments.checkpoint)
+    graph.set_inputs(prompt, "LoadImage", image=server.upload(arguments.image))
+    graph.set_inputs(
+        prompt,
+        "SVD_img2vid_Conditioning",
+        width=width,
+        height=height,
+        video_frames=arguments.frames,
+    )
+    for sampler in ("KSampler", "KSamplerAdvanced"):
+        seed = arguments.seed
+        graph.set_inputs(prompt, sampler, steps=arguments.steps, seed=seed, noise_seed=seed)
+    graph.set_inputs(prompt, "VCUT_GuidanceScheduler", cut_step=arguments.cut_step)
+    graph.add_counter(prompt)
+    graph.add_frames_output(prompt)
+    return prompt
+
+
+def _shortened(prompt: dict) -> dict:
+    """Return the prompt with one step and another seed, so that nothing of it is reused."""
+    import copy
+
+    prompt = copy.deepcopy(prompt)
+    for sampler in ("KSampler", "KSamplerAdvanced"):
+        graph.set_inputs(prompt, sampler, steps=1, seed=2**32, noise_seed=2**32)
+    return prompt
+
+
+def _make_clip(server, prompt: dict, title: str, folder: Path) -> Clip:
+    import clips
+    from tqdm import tqdm
+
+    with tqdm(desc=title, unit="step", leave=True) as bar:
+
+        def on_progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        run = server.run(prompt, on_progress)
+    name = title.replace(" ", "_").lower()
+    frames = clips.read_frames(
+        [
+            server.fetch(file, server.folder / "fetched" / f"{name}_{index:03}.png")
+            for index, file in enumerate(run.files["frames"])
+        ]
+    )
+    path = folder / f"{name}.mp4"
+    videos = [f for files in run.files.values() for f in files if f["filename"].endswith(".mp4")]
+    if videos:
+        server.fetch(videos[0], path)
+    else:
+        clips.write_mp4(path, frames, fps=_fps(prompt))
+    counted = run.events["vcut_demo.run"]
+    summaries = [run.texts[n] for n in graph.nodes_of(prompt, *graph.VCUT_NODES) if n in run.texts]
+    return Clip(
+        frames=frames,
+        path=path,
+        evaluations=sum(part["evaluations"] for part in counted),
+        seconds=sum(part["elapsed_s"] for part in counted),
+        summary=summaries[0] if summaries else "",
+    )
+
+
+def _fps(prompt: dict) -> int:
+    values = [prompt[n]["inputs"].get("fps") for n in graph.nodes_of(prompt, "CreateVideo")]
+    return int(values[0]) if values and not isinstance(values[0], list) else 6
+
+
+def _table(without: Clip, with_vcut: Clip, sheet: Path, is_tiny: bool) -> str:
+    """Return what the user is told in the end."""
+    import clips
+
+    decibels = clips.psnr(without.frames, with_vcut.frames)
+    rows = [
+        ("", "without VCUT", "with VCUT"),
+        ("UNet evaluations", without.evaluations, with_vcut.evaluations),
+        ("affine maps evaluated", without.affine_maps, with_vcut.affine_maps),
+        ("seconds of sampling", f"{without.seconds:.2f}", f"{with_vcut.seconds:.2f}"),
+        ("speedup", "1.00", f"{without.seconds / with_vcut.seconds:.2f}"),
+        ("PSNR between the two", "", "equal" if decibels == float("inf") else f"{decibels:.1f} dB"),
+        ("SSIM between the two", "", f"{clips.ssim(without.frames, with_vcut.frames):.3f}"),
+    ]
+    lines = ["", *(f"{name:22} {left!s:>14} {right!s:>14}" for name, left, right in rows), ""]
+    lines.append(f"VCUT: {with_vcut.summary}")
+    if is_tiny:
+        lines.append(
+            "Made with the tiny SVD, whose weights are not good enough to judge quality by; its "
+            "seconds say nothing about a full-size model."
+        )
+    for path in (without.path, with_vcut.path, sheet.with_name("side_by_side.mp4"), sheet):
+        lines.append(str(path))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
