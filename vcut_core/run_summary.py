@@ -13,9 +13,10 @@ from .guidance import GuidancePlan
 class RunSummary:
     """Counts of one run.
 
+    plan: set when the run meets its first pair of cond and uncond, all that a cut can act on.
     unet_evaluations: forward passes of the UNet, one for each cond in a batch.
     evaluations_saved: those that the cut made unnecessary.
-    pairs_seen: evaluations of cond and uncond together, guided or cut: all that a cut can act on.
+    has_guidance, has_cross_attention: which of the two nodes the model has.
     affine_evaluated, affine_reused: affine maps in place of cross-attentions.
     removed: cross-attentions replaced by zeros.
     untouched: reason -> times VCUT stepped aside and the model computed as if it were not there.
@@ -23,10 +24,10 @@ class RunSummary:
     """
 
     plan: GuidancePlan | None = None
+    has_guidance: bool = False
     has_cross_attention: bool = False
     unet_evaluations: int = 0
     evaluations_saved: int = 0
-    pairs_seen: int = 0
     affine_evaluated: int = 0
     affine_reused: int = 0
     removed: int = 0
@@ -39,7 +40,7 @@ class RunSummary:
         """Return where guidance ends in this run, known before its first step."""
         plan = self.plan
         if plan is None:
-            return "no guidance cut"
+            return "no guidance to cut"
         steps = plan.num_steps
         if not plan.has_cut:
             return f"guided 1-{steps} of {steps}, no cut in this run"
@@ -52,7 +53,9 @@ class RunSummary:
     def text(self) -> str:
         """Return the summary as one line, for the log and for the node."""
         total = self.unet_evaluations + self.evaluations_saved
-        parts = [self._guidance(), f"{self.unet_evaluations} of {total} UNet evaluations"]
+        parts = [f"{self.unet_evaluations} of {total} UNet evaluations"]
+        if self.has_guidance:
+            parts.append(self.planned())
         if self.has_cross_attention:
             removed = f", {self.removed} removed" if self.removed else ""
             parts.append(
@@ -62,9 +65,3 @@ class RunSummary:
         parts += [f"untouched: {why} ({count})" for why, count in self.untouched.items()]
         parts.append(f"{self.elapsed_s:.2f} s")
         return ("" if self.is_complete else "stopped early; ") + "; ".join(parts)
-
-    def _guidance(self) -> str:
-        """The plan, unless the run never met a pair for the cut to act on."""
-        if self.plan is None or self.pairs_seen:
-            return self.planned()
-        return "no guidance to cut"

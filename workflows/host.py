@@ -22,6 +22,8 @@ from host_install import INSIDE, PACK, WORKFLOWS, Host, HostError
 
 LAUNCHER = WORKFLOWS / "host_launcher.py"
 START_DEADLINE_S = 240
+# Threads that spin while they wait would stop a busy machine: two torch programs crawl.
+SERVER_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 # What an artist's custom_nodes folder holds of the pack: no tests, no environment, no demo.
 PACK_FILES = ("__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md")
@@ -90,7 +92,7 @@ class ComfyServer:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"},
+                env=environment | SERVER_ENVIRONMENT,
             )
         deadline = time.monotonic() + START_DEADLINE_S
         while not self._answers():

@@ -104,6 +104,12 @@ def tiny() -> TinySVD:
 
 
 @pytest.fixture(scope="session")
+def unpatched(tiny):
+    """What the model makes in 25 steps without VCUT, sampled once for all tests."""
+    return tiny.sample(steps=25)
+
+
+@pytest.fixture(scope="session")
 def biased(tiny):
     """A clone with a bias on every cross-attention, so that L(0) is not 0 and L not linear."""
     clone = tiny.model.clone()

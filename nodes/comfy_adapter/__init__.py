@@ -1,0 +1,20 @@
+"""Everything that touches ComfyUI's inside, and the only place that imports ``comfy.*``.
+
+A node clones the model and leaves two things on the clone: object patches for the layers, and its
+config beside one OUTER_SAMPLE wrapper (``model_patches``). The wrapper makes everything else when a
+run starts, in that run's own options, and drops it when the run ends (``sampling_run``). So there
+is no state to reset. Decisions and arithmetic live in ``vcut_core``.
+"""
+
+from .layers import HostCrossAttention, find_cross_attentions
+from .model_patches import patch_cross_attentions, require_svd, schedule_guidance
+from .sampling_run import SamplingRun
+
+__all__ = [
+    "HostCrossAttention",
+    "SamplingRun",
+    "find_cross_attentions",
+    "patch_cross_attentions",
+    "require_svd",
+    "schedule_guidance",
+]

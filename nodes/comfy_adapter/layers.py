@@ -1,0 +1,72 @@
+"""The cross-attention layers of an SVD UNet: where they are, and what stands in for one."""
+
+import torch
+from comfy.ldm.modules.attention import SpatialVideoTransformer
+
+from ...vcut_core.cross_attention import AffineCrossAttention, is_single_token, spread, zeros
+from .sampling_run import KEY, CallInfo
+
+
+def find_cross_attentions(diffusion_model) -> list[tuple[str, str]]:
+    """Return (path from the model, "spatial" or "temporal") of every attn2 of an SVD UNet."""
+    found = []
+    for name, module in diffusion_model.named_modules():
+        if not isinstance(module, SpatialVideoTransformer):
+            continue
+        for kind, stack in (("spatial", "transformer_blocks"), ("temporal", "time_stack")):
+            for index, block in enumerate(getattr(module, stack)):
+                if block.attn2 is not None:
+                    path = f"diffusion_model.{name}.{stack}.{index}.attn2"
+                    found.append((path, kind))
+    return found
+
+
+class HostCrossAttention(AffineCrossAttention):
+    """AffineCrossAttention with ComfyUI's calling convention; keeps nothing between calls."""
+
+    def __init__(self, original: torch.nn.Module, kind: str, is_removed: bool) -> None:
+        super().__init__(original, is_removed)
+        self.kind = kind
+
+    @torch.compiler.disable  # looks up and counts; compiled, it would compile anew at every call
+    def forward(self, x, context=None, value=None, mask=None, transformer_options={}):
+        """Return (B, S, C) for x (B, S, C), context and value (B, 1, D)."""
+        call = transformer_options.get(KEY)
+        run = call.run if isinstance(call, CallInfo) else None
+        if run is not None:
+            run.attn2_calls += 1
+        if not (self.is_removed or is_single_token(context, value, mask)):
+            if run is not None:
+                run.summary.untouched["cross-attention over several tokens"] += 1
+            return self.original(
+                x, context=context, value=value, mask=mask, transformer_options=transformer_options
+            )
+        if self.is_removed:
+            if run is not None:
+                run.summary.removed += 1
+            output = zeros(x)
+        else:
+            output = spread(self._affine(x, context, value, call, transformer_options), x)
+        patches = transformer_options.get("patches", {})
+        if "attn2_output_patch" in patches:  # another pack's; it may write in place
+            return output.clone(memory_format=torch.contiguous_format)
+        return output
+
+    def _affine(self, x, context, value, call, transformer_options):
+        """Return L of the context, one row for each group of rows of x that share a context."""
+        if not isinstance(call, CallInfo):  # outside a run of ours there is nowhere to keep it
+            return self.affine(context if value is None else value)
+        uuids = transformer_options.get("uuids")
+        is_patched = "attn2_patch" in transformer_options.get("patches", {})
+        if is_patched or not call.may_cache or uuids is None:
+            # Context and value may differ in the next call.
+            return call.run.cache.get(
+                None, lambda: self.affine(context if value is None else value)
+            )
+        if self.kind == "temporal":  # the host repeated each cond's context over h*w pixels
+            height, width = transformer_options["activations_shape"][-2:]
+            group = height * width
+        else:  # and here over the frames
+            group = x.shape[0] // len(uuids)
+        key = (self, tuple(uuids), call.embedding_scale, x.shape[0] // group, x.device, x.dtype)
+        return call.run.cache.get(key, lambda: self.affine(context[::group]))

@@ -1,0 +1,91 @@
+"""What the nodes leave on a cloned model: replaced layers, a config, one wrapper."""
+
+import comfy.model_base
+import comfy.utils
+import torch
+from comfy.ldm.modules.attention import CrossAttention
+from comfy.patcher_extension import CallbacksMP, WrappersMP
+
+from ...vcut_core.cross_attention import CrossAttentionConfig
+from ...vcut_core.guidance import GuidanceConfig
+from .layers import HostCrossAttention, find_cross_attentions
+from .sampling_run import KEY, PatchedLayers, sample_with_vcut
+
+
+def require_svd(model, node_name: str) -> None:
+    """Raise ValueError unless ``model`` (ModelPatcher) is a Stable Video Diffusion model."""
+    base = getattr(model, "model", None)
+    if not isinstance(base, comfy.model_base.SVD_img2vid):
+        kind = type(getattr(base, "model_config", base)).__name__  # SD15, SDXL, ...
+        raise ValueError(
+            f"{node_name}: expected a Stable Video Diffusion model, got {kind}. "
+            "Connect MODEL from Image Only Checkpoint Loader (img2vid model)."
+        )
+
+
+def patch_cross_attentions(model, config: CrossAttentionConfig, node_id: str | None = None):
+    """Return a clone of ``model`` whose cross-attentions follow ``config``.
+
+    A config that an earlier node left is replaced, not added to. A layer that another pack put in
+    place stays; the run's summary counts it.
+    """
+    modes = {"spatial": config.spatial, "temporal": config.temporal}
+    clone = model.clone()
+    wanted = 0
+    for path, kind in find_cross_attentions(clone.model.diffusion_model):
+        current = clone.get_model_object(path)
+        if isinstance(current, HostCrossAttention):
+            current = current.original
+            if current is _unpatched(clone, path):
+                clone.object_patches.pop(path, None)
+            else:  # another pack's own patch stood here first
+                clone.add_object_patch(path, current)
+        if modes[kind] == "keep":
+            continue
+        wanted += 1
+        if type(current) is CrossAttention:
+            is_removed = modes[kind] == "remove"
+            clone.add_object_patch(path, HostCrossAttention(current, kind, is_removed))
+    return _with_config(clone, "cross_attention", PatchedLayers(config, wanted), node_id)
+
+
+def schedule_guidance(model, config: GuidanceConfig, node_id: str | None = None):
+    """Return a clone of ``model`` whose guidance ends where ``config`` says."""
+    return _with_config(model.clone(), "guidance", config, node_id)
+
+
+def _unpatched(model, path: str) -> torch.nn.Module:
+    """Return what ComfyUI would restore at ``path``, whichever clone is loaded now."""
+    if path in model.object_patches_backup:
+        return model.object_patches_backup[path]
+    return comfy.utils.get_attr(model.model, path)
+
+
+def _rebind(old, new) -> None:
+    """ON_CLONE callback: a clone onto another model object gets stand-ins for its own layers.
+
+    Newer hosts clone so for several GPUs and for hooks; the copied patches would otherwise compute
+    with the first model's weights, on its device.
+    """
+    if new.model is old.model:
+        return
+    for path, layer in list(new.object_patches.items()):
+        if isinstance(layer, HostCrossAttention) and layer.original is _unpatched(old, path):
+            original = comfy.utils.get_attr(new.model, path)
+            if isinstance(original, HostCrossAttention):  # copied while a patch was live
+                original = original.original
+            new.add_object_patch(path, HostCrossAttention(original, layer.kind, layer.is_removed))
+
+
+def _with_config(clone, name: str, config, node_id: str | None):
+    """Store ``config`` on ``clone`` and make sure that our two hooks are there once."""
+    options = clone.model_options.setdefault("transformer_options", {})
+    vcut = dict(options.get(KEY, {}))  # the dict may be shared with the model cloned from
+    vcut[name] = config
+    vcut["node_ids"] = {**vcut.get("node_ids", {}), name: node_id}
+    options[KEY] = vcut
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample_with_vcut)
+    clone.remove_callbacks_with_key(CallbacksMP.ON_CLONE, KEY)
+    clone.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, _rebind)
+    return clone

@@ -1,0 +1,199 @@
+"""One sampling run: its memory, its counts, its end of guidance, its report."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.samplers
+import torch
+from comfy.patcher_extension import WrappersMP
+from server import PromptServer
+
+from ...vcut_core.cross_attention import CrossAttentionConfig, ValueCache
+from ...vcut_core.guidance import GuidanceConfig
+from ...vcut_core.run_summary import RunSummary
+
+logger = logging.getLogger(__name__)
+
+KEY = "vcut"  # the pack's key in every host dictionary that it writes to
+EMBEDDINGS = ("c_crossattn", "time_context")  # the entries of a cond that reach attn2
+
+
+@dataclass(frozen=True)
+class PatchedLayers:
+    """A cross-attention config and the number of layers that it asks to replace."""
+
+    config: CrossAttentionConfig
+    count: int
+
+
+@dataclass(frozen=True)
+class CallInfo:
+    """What attn2 needs to know of the model call it runs in; travels in transformer_options.
+
+    embedding_scale: factor already applied to the embeddings; part of every cache key, because a
+        scaled cond keeps its uuid (EasyCache finds conds by it).
+    may_cache: all frames of a cond share one embedding, the same in every call.
+    """
+
+    run: "SamplingRun"
+    embedding_scale: float
+    may_cache: bool
+
+
+def sample_with_vcut(executor, *args, **kwargs):
+    """OUTER_SAMPLE wrapper: give this run a memory, count it, report it, drop it."""
+    guider = executor.class_obj
+    vcut = guider.model_options["transformer_options"].get(KEY)
+    if not vcut:
+        return executor(*args, **kwargs)
+    shared_options = guider.model_options
+    run = SamplingRun(vcut)
+    guider.model_options = run.install(shared_options)
+    try:
+        output = executor(*args, **kwargs)
+        run.wait_for(output)
+        return output
+    finally:
+        guider.model_options = shared_options
+        run.report()
+
+
+class SamplingRun:
+    """State of one sampling run: made when it starts, dropped when it ends."""
+
+    def __init__(self, vcut: dict) -> None:
+        self.guidance: GuidanceConfig | None = vcut.get("guidance")
+        layers: PatchedLayers | None = vcut.get("cross_attention")
+        self.num_layers = layers.count if layers else 0
+        self.node_ids = [node_id for node_id in vcut["node_ids"].values() if node_id is not None]
+        self.cache = ValueCache()
+        self.summary = RunSummary(
+            has_guidance=self.guidance is not None, has_cross_attention=self.num_layers > 0
+        )
+        self.attn2_calls = 0
+        self.expected_attn2_calls = 0
+        self.started_at = time.perf_counter()
+
+    def install(self, model_options: dict) -> dict:
+        """Return a copy of ``model_options`` with this run's wrappers in it.
+
+        Added now, they come after all others, so they count what really reaches the model.
+        """
+        options = comfy.model_patcher.create_model_options_clone(model_options)
+        for kind, wrapper in (
+            (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
+            (WrappersMP.DIFFUSION_MODEL, self.diffusion_model),
+        ):
+            comfy.patcher_extension.add_wrapper_with_key(
+                kind, KEY, wrapper, options, is_model_options=True
+            )
+        return options
+
+    def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kw):
+        """CALC_COND_BATCH wrapper: past the cut, evaluate cond alone and return it for both."""
+        is_pair = len(conds) == 2 and all(conds)
+        if self.guidance is not None and not is_pair:
+            self.summary.untouched[_describe(conds)] += 1
+        if self.guidance is None or not is_pair or self._is_guided(timestep, model_options):
+            options = self._with_call_info(conds, model_options)
+            return executor(model, conds, x_in, timestep, options, *args, **kw)
+        scale = self.guidance.embedding_scale
+        cond = [_scale_embedding(entry, scale) for entry in conds[0]]
+        options = self._with_call_info([cond], model_options, scale)
+        output = executor(model, [cond, None], x_in, timestep, options, *args, **kw)[0]
+        self.summary.evaluations_saved += _count_active(conds[1], x_in, timestep)
+        return [output, output]  # equal, so any guidance function returns the conditional one
+
+    def diffusion_model(self, executor, *args, **kwargs):
+        """DIFFUSION_MODEL wrapper: count UNet evaluations."""
+        options = kwargs.get("transformer_options")
+        if options is None:
+            options = next((arg for arg in args if _is_transformer_options(arg)), {})
+        self._count_evaluations(options)
+        return executor(*args, **kwargs)
+
+    @torch.compiler.disable  # a count is a constant to torch.compile: it would compile every call
+    def _count_evaluations(self, transformer_options: dict) -> None:
+        self.summary.unet_evaluations += len(transformer_options.get("cond_or_uncond", (0,)))
+        self.expected_attn2_calls += self.num_layers
+
+    def wait_for(self, output) -> None:
+        """Wait until ``output`` is computed, so that the seconds are true; once a run."""
+        if isinstance(output, torch.Tensor) and output.numel():
+            output.flatten()[0].item()
+        self.summary.is_complete = True
+
+    def report(self) -> None:
+        """Log the run's one line and show it on the nodes."""
+        summary = self.summary
+        summary.elapsed_s = time.perf_counter() - self.started_at
+        summary.affine_evaluated = self.cache.evaluated
+        summary.affine_reused = self.cache.reused
+        summary.cache_bytes = self.cache.nbytes()
+        bypassed = self.expected_attn2_calls - self.attn2_calls
+        if bypassed > 0 and summary.is_complete:
+            summary.untouched["cross-attention replaced by another pack"] += bypassed
+        logger.info("VCUT: %s", summary.text())
+        self._show(summary.text())
+
+    def _is_guided(self, timestep, model_options: dict) -> bool:
+        if self.summary.plan is None:
+            sigmas = model_options["transformer_options"]["sample_sigmas"]
+            self.summary.plan = self.guidance.plan(sigmas.tolist())
+            self._show(f"running: {self.summary.planned()}")
+        # One read of sigma each evaluation: which branch to run cannot be known without it.
+        is_guided = self.summary.plan.is_guided(float(timestep.flatten()[0]))
+        logger.debug("VCUT: %s evaluation", "guided" if is_guided else "unguided")
+        return is_guided
+
+    def _with_call_info(self, conds, model_options: dict, embedding_scale: float = 1.0) -> dict:
+        entries = [entry for cond in conds if cond for entry in cond]
+        call = CallInfo(
+            run=self,
+            embedding_scale=embedding_scale,
+            may_cache=all(_is_constant(entry) for entry in entries),
+        )
+        transformer_options = {**model_options["transformer_options"], KEY: call}
+        return {**model_options, "transformer_options": transformer_options}
+
+    def _show(self, text: str) -> None:
+        """Show ``text`` on this run's nodes, where the host has a server that can."""
+        server = getattr(PromptServer, "instance", None)
+        if server is None or not hasattr(server, "send_progress_text"):
+            return
+        for node_id in self.node_ids:
+            server.send_progress_text(text, node_id, server.client_id)
+
+
+def _describe(conds) -> str:
+    present = sum(bool(cond) for cond in conds)
+    return "one cond" if present == 1 else f"{present} conds"
+
+
+def _is_transformer_options(argument) -> bool:
+    return isinstance(argument, dict) and "cond_or_uncond" in argument
+
+
+def _scale_embedding(entry: dict, scale: float) -> dict:
+    """Return a copy of a cond entry with its image embedding scaled."""
+    model_conds = dict(entry["model_conds"])
+    for name in EMBEDDINGS:
+        if name in model_conds:
+            embedding = model_conds[name]
+            model_conds[name] = type(embedding)(embedding.cond * scale)
+    return {**entry, "model_conds": model_conds}
+
+
+def _is_constant(entry: dict) -> bool:
+    """Whether a cond entry has one embedding for all frames, and weights that stay (no hooks)."""
+    embeddings = [entry["model_conds"][name] for name in EMBEDDINGS if name in entry["model_conds"]]
+    return not entry.get("hooks") and all(e.cond.shape[0] == 1 for e in embeddings)
+
+
+def _count_active(cond: list[dict], x_in, timestep) -> int:
+    """Return how many entries of ``cond`` the host would evaluate at this timestep."""
+    areas = (comfy.samplers.get_area_and_mult(entry, x_in, timestep) for entry in cond)
+    return sum(area is not None for area in areas)

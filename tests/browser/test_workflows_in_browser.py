@@ -1,0 +1,271 @@
+"""The workflows to drag in, in ComfyUI's real page."""
+
+import json
+import uuid
+
+import pytest
+import requests
+from comfy_page import (
+    close_dialog,
+    complaints,
+    load_workflow,
+    placeholder_checkpoints,
+    prompt_of,
+    serialized,
+    show_node,
+    whole_graph,
+)
+from graph import to_prompt
+from host_install import WORKFLOWS, comfyui_version, current_host
+from make_workflows import COMFYUI_VERSION, RECIPES, build, finish, pack_version
+
+pytestmark = pytest.mark.browser
+
+FILES = {file.stem: file for file in sorted(WORKFLOWS.glob("*.json"))}
+NAMES = list(FILES)
+VCUT_NODES = ("VCUT_PatchSVDModel", "VCUT_GuidanceScheduler")
+SCHEDULE = [17, 25, "average", 0]
+VCUT_VALUES = {
+    "svd_baseline": {},
+    "svd_vcut": dict(zip(VCUT_NODES, (["cached", "cached"], SCHEDULE), strict=True)),
+    "svd_xt_vcut": dict(zip(VCUT_NODES, (["cached", "cached"], SCHEDULE), strict=True)),
+    "svd_xt_vcut_paper": dict(zip(VCUT_NODES, (["remove", "cached"], SCHEDULE), strict=True)),
+    "svd_vcut_20_steps": dict(zip(VCUT_NODES, (["cached", "cached"], SCHEDULE), strict=True)),
+}
+
+USE_TINY_MODEL = """() => {
+    const {graph} = window.app
+    const find = type => graph.nodes.find(node => node.type === type)
+    const loader = find('ImageOnlyCheckpointLoader')
+    const tiny = LiteGraph.createNode('VCUT_LoadTinySVD')
+    graph.add(tiny)
+    tiny.pos = [...loader.pos]
+    tiny.setSize([...loader.size])
+    loader.outputs.forEach((output, number) => {
+        for (const link of [...output.links].map(id => graph.links.get(id)))
+            tiny.connect(number, graph.getNodeById(link.target_id), link.target_slot)
+    })
+    graph.remove(loader)
+    const set = (type, values) => find(type).widgets.forEach(widget => {
+        if (widget.name in values) widget.value = values[widget.name]
+    })
+    set('SVD_img2vid_Conditioning', {width: 128, height: 128, video_frames: 4})
+    set('KSampler', {steps: 4})
+    window.runEnded = new Promise(end => {
+        for (const event of ['execution_success', 'execution_error', 'execution_interrupted'])
+            window.app.api.addEventListener(event, () => end(event), {once: true})
+    })
+}"""
+
+# Texts that their node is too small for; a note's hidden field for editing is no such text.
+CUT_OFF_TEXTS = """() => [...document.querySelectorAll('.dom-widget')]
+    .filter(widget => [widget, ...widget.querySelectorAll('*')].some(part =>
+        part.tagName !== 'TEXTAREA' && part.clientHeight > 0
+        && getComputedStyle(part).overflowY !== 'visible'
+        && part.scrollHeight > part.clientHeight + 1))
+    .map(widget => widget.innerText)"""
+
+
+HOST_VERSION = ".".join(map(str, comfyui_version(current_host().comfyui)))
+on_the_host_of_the_files = pytest.mark.skipif(
+    HOST_VERSION != COMFYUI_VERSION,
+    reason=f"the files are as the page of ComfyUI {COMFYUI_VERSION} saves them, not {HOST_VERSION}",
+)
+
+
+def read(name: str) -> dict:
+    """Return the workflow ``name``."""
+    return json.loads(FILES[name].read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def checkpoints(comfyui):
+    """Both SVD checkpoints by name: no workflow is run on them, and their weights are not here."""
+    with placeholder_checkpoints(comfyui):
+        yield
+
+
+def test_every_recipe_has_its_workflow_file_and_no_other_is_there():
+    assert set(NAMES) == set(RECIPES) == set(VCUT_VALUES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_loads_without_dialog_or_error(page, checkpoints, artefacts, name):
+    load_workflow(page, read(name))
+    with whole_graph(page, artefacts / f"workflow_{name}.png"):
+        assert page.evaluate(CUT_OFF_TEXTS) == []
+
+    assert complaints(page) == []
+
+
+@on_the_host_of_the_files
+@pytest.mark.parametrize("name", NAMES)
+def test_page_saves_a_workflow_as_it_was_loaded(page, checkpoints, name):
+    load_workflow(page, read(name))
+
+    saved, file = serialized(page), read(name)
+
+    assert saved["nodes"] == file["nodes"]
+    assert saved["links"] == file["links"]
+    assert saved["groups"] == file["groups"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_vcut_nodes_hold_the_values_that_the_workflow_is_about(page, checkpoints, name):
+    load_workflow(page, read(name))
+
+    nodes = serialized(page)["nodes"]
+
+    values = {n["type"]: n["widgets_values"] for n in nodes if n["type"].startswith("VCUT_")}
+    assert values == VCUT_VALUES[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_demo_queues_the_prompt_that_the_page_queues(page, comfyui, checkpoints, name):
+    load_workflow(page, read(name))
+
+    assert to_prompt(read(name), comfyui.get("/object_info")) == prompt_of(page)
+
+
+@on_the_host_of_the_files
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_file_is_what_its_maker_makes(page, checkpoints, name):
+    assert finish(build(page, RECIPES[name]), name, RECIPES[name]) == read(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_node_lies_over_another(page, checkpoints, name):
+    load_workflow(page, read(name))
+    boxes = page.evaluate("() => window.app.graph.nodes.map(n => [n.type, ...n.boundingRect])")
+
+    overlaps = [(a[0], b[0]) for i, a in enumerate(boxes) for b in boxes[:i] if _overlap(a, b)]
+
+    assert overlaps == []
+
+
+def _overlap(a: list, b: list) -> bool:
+    _, left, top, width, height = a
+    _, other_left, other_top, other_width, other_height = b
+    beside = left + width <= other_left or other_left + other_width <= left
+    above = top + height <= other_top or other_top + other_height <= top
+    return not (beside or above)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_file_says_which_pack_each_node_is_from(name):
+    workflow = read(name)
+
+    packs = {(n["properties"].get("cnr_id"), n["properties"].get("ver")) for n in workflow["nodes"]}
+
+    vcut = {("vcut-svd", pack_version())} if name != "svd_baseline" else set()
+    note = {(None, None)}  # drawn by the page
+    assert packs == {("comfy-core", COMFYUI_VERSION)} | vcut | note
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_file_is_in_the_format_0_4(name):
+    workflow = read(name)
+
+    assert workflow["version"] == 0.4
+    assert uuid.UUID(workflow["id"])
+    assert all(len(link) == 6 for link in workflow["links"])
+    assert FILES[name].read_text(encoding="utf-8").isascii()
+
+
+def test_page_offers_the_model_for_download_when_it_is_missing(page, artefacts):
+    load_workflow(page, read("svd_xt_vcut"))
+
+    dialog = page.locator(".p-dialog")
+    dialog.get_by_text("svd_xt.safetensors").first.wait_for()
+    page.screenshot(path=artefacts / "missing_model.png")
+    text = dialog.inner_text()
+    close_dialog(page)
+
+    assert "checkpoints / svd_xt.safetensors" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_template_is_served_with_its_thumbnail(comfyui, name):
+    address = f"{comfyui.url}/api/workflow_templates/VCUT/{name}"
+
+    workflow = requests.get(f"{address}.json", timeout=30)
+    thumbnail = requests.get(f"{address}.jpg", timeout=30)
+
+    assert name in comfyui.get("/api/workflow_templates")["VCUT"]
+    assert workflow.json() == read(name)
+    assert thumbnail.headers["Content-Type"] == "image/jpeg"
+    assert len(thumbnail.content) < 120_000
+
+
+def test_template_browser_shows_every_thumbnail(page, artefacts):
+    page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.locator(".p-dialog").get_by_text("VCUT", exact=True).first.click()
+    page.wait_for_function(
+        """count => [...document.querySelectorAll('.p-dialog img')].filter(image =>
+            image.naturalWidth === 800).length === count""",
+        arg=len(NAMES),
+    )
+    page.screenshot(path=artefacts / "templates.png")
+    shown = page.locator(".p-dialog").inner_text()
+    close_dialog(page)
+
+    assert all(name in shown for name in NAMES)
+
+
+@pytest.mark.parametrize("class_type", VCUT_NODES)
+def test_help_page_is_shown_when_its_button_is_pressed(
+    page, comfyui, checkpoints, artefacts, class_type
+):
+    answer = requests.get(f"{comfyui.url}/extensions/VCUT/docs/{class_type}.md", timeout=30)
+    assert answer.status_code == 200
+    load_workflow(page, read("svd_vcut"))
+
+    page.mouse.click(*show_node(page, class_type))
+    page.get_by_test_id("info-button").click()
+    page.locator(".node-help-content h1, .node-help-content h2").first.wait_for()
+    page.screenshot(path=artefacts / f"help_{class_type}.png")
+    shown = page.locator(".node-help-content").inner_text()
+    page.get_by_test_id("info-button").click()  # closes it again
+
+    heading = answer.text.splitlines()[0].lstrip("# ").strip()
+    assert heading in shown
+
+
+def test_summary_is_shown_on_both_nodes_after_a_run(page, checkpoints, artefacts):
+    load_workflow(page, read("svd_vcut"))
+    page.evaluate(USE_TINY_MODEL)
+    before = vcut_inputs(prompt_of(page))
+
+    page.get_by_test_id("queue-button").click()
+    assert page.evaluate("() => window.runEnded") == "execution_success"
+    # 4 steps: round(16 * 4 / 25) = 3 guided, so 3 * 2 + 1 = 7 of 8 evaluations.
+    summaries = page.locator(".dom-widget").filter(has_text="7 of 8 UNet evaluations")
+    summaries.nth(1).wait_for()
+    page.locator(".dom-widget video").first.wait_for()
+    with whole_graph(page, artefacts / "after_a_run.png"):
+        assert page.evaluate(CUT_OFF_TEXTS) == []
+
+    assert summaries.count() == 2
+    assert all("guided 1-3 of 4, cut at step 4" in text for text in summaries.all_inner_texts())
+    assert vcut_inputs(prompt_of(page)) == before
+
+
+def test_workflow_saved_after_a_run_is_the_same_to_page_and_demo(page, comfyui, checkpoints):
+    load_workflow(page, read("svd_vcut"))
+    before = vcut_inputs(prompt_of(page))
+    # ComfyUI 0.3.75 saves the text under a node as one more widget value.
+    saved = serialized(page)
+    for node in saved["nodes"]:
+        if node["type"] in VCUT_NODES:
+            node["widgets_values"].append("guided 1-16 of 25")
+
+    load_workflow(page, saved)
+
+    assert vcut_inputs(prompt_of(page)) == before
+    assert vcut_inputs(to_prompt(saved, comfyui.get("/object_info"))) == before
+
+
+def vcut_inputs(prompt: dict) -> dict:
+    """Return the inputs of the VCUT nodes in a prompt, by node type."""
+    nodes = prompt.values()
+    return {n["class_type"]: n["inputs"] for n in nodes if n["class_type"] in VCUT_NODES}
