@@ -239,8 +239,8 @@ class ComfyServer:
                 raise HostError(f"{data['node_type']} failed: {data['exception_message'].strip()}")
             elif kind == "execution_interrupted":
                 raise HostError("the run was interrupted.")
-            elif kind == "execution_success":
-                return
+            elif kind == "executing" and data["node"] is None:
+                return  # sent last, when the history holds the outputs
             else:
                 run.events.setdefault(kind, []).append(data)
 

@@ -70,7 +70,7 @@ def test_line_begins_with_stopped_early_when_the_run_was_not_completed():
 
 
 def test_plan_is_told_before_the_first_step_when_a_run_begins():
-    running = _summary(pairs_seen=0, is_complete=False)
+    running = _summary(is_complete=False)
     assert running.planned() == "guided 1-2 of 4, cut at step 3 (cut_sigma 2.001)"
 
 
