@@ -3,9 +3,10 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .guidance_scheduler import GuidanceScheduler
+from .load_svd_checkpoint import LoadSVDCheckpoint
 from .patch_svd_model import PatchSVDModel
 
 
 class VCUTExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [PatchSVDModel, GuidanceScheduler]
+        return [PatchSVDModel, GuidanceScheduler, LoadSVDCheckpoint]

@@ -48,9 +48,9 @@ class PatchSVDModel(io.ComfyNode):
     @classmethod
     def execute(cls, model, temporal: str, spatial: str) -> io.NodeOutput:
         require_svd(model, DISPLAY_NAME)
+        node_id = getattr(cls.hidden, "unique_id", None)  # no hidden inputs: called by a script
         try:
             config = CrossAttentionConfig(temporal=temporal, spatial=spatial)
+            return io.NodeOutput(patch_cross_attentions(model, config, node_id))
         except ValueError as error:
-            raise ValueError(f"{DISPLAY_NAME}: {error}. Choose one in the node.") from None
-        node_id = getattr(cls.hidden, "unique_id", None)  # no hidden inputs: called by a script
-        return io.NodeOutput(patch_cross_attentions(model, config, node_id))
+            raise ValueError(f"{DISPLAY_NAME}: {error}. Change it in the node.") from None

@@ -30,7 +30,11 @@ def main() -> int:
 
     # One thread: a test's torch beside the server's would otherwise spin against it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return int(pytest.main(["--rootdir", str(TESTS), "-c", str(TESTS / "pytest.ini"), *for_pytest]))
+    # Named from the root up, no test folder takes the name of ComfyUI's module ``server``.
+    sys.path.remove(str(TESTS))
+    os.chdir(TESTS.parent)
+    options = ["--rootdir", str(TESTS.parent), "-c", str(TESTS / "pytest.ini")]
+    return int(pytest.main([*options, *for_pytest]))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ from pathlib import Path
 MUTED, BYPASSED = 2, 4
 VIRTUAL = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-VCUT_NODES = ("VCUT_PatchSVDModel", "VCUT_GuidanceScheduler")
+STOCK_LOADER = "ImageOnlyCheckpointLoader"
+PRUNED_LOADER = "VCUT_LoadSVDCheckpoint"
+MODEL_NODES = ("VCUT_PatchSVDModel", "VCUT_GuidanceScheduler")  # a MODEL goes in and comes out
+VCUT_NODES = (PRUNED_LOADER, *MODEL_NODES)
 
 
 class WorkflowError(ValueError):
@@ -121,9 +124,19 @@ def nodes_of(prompt: dict, *class_types: str) -> list[str]:
 
 
 def replace_loader(prompt: dict, class_type: str) -> None:
-    """Load the models with a node that has the same outputs and no inputs."""
-    for node_id in nodes_of(prompt, "ImageOnlyCheckpointLoader"):
+    """Load the models with a node that has the same outputs and no inputs.
+
+    VCUT's own loader becomes that node and VCUT Patch SVD Model, which give the same result.
+    """
+    for node_id in nodes_of(prompt, STOCK_LOADER, PRUNED_LOADER):
+        replaced = prompt[node_id]
         prompt[node_id] = {"class_type": class_type, "inputs": {}}
+        if replaced["class_type"] == PRUNED_LOADER:
+            patch = f"{node_id}_patch"
+            _reconnect(prompt, [node_id, 0], [patch, 0])
+            modes = {"temporal": replaced["inputs"]["temporal"], "spatial": "cached"}
+            inputs = {"model": [node_id, 0], **modes}
+            prompt[patch] = {"class_type": "VCUT_PatchSVDModel", "inputs": inputs}
 
 
 def set_inputs(prompt: dict, class_type: str, **values) -> None:
@@ -134,15 +147,22 @@ def set_inputs(prompt: dict, class_type: str, **values) -> None:
 
 
 def without_vcut(prompt: dict) -> dict:
-    """Return the prompt with VCUT's nodes taken out and their model links closed up."""
+    """Return the prompt with VCUT's nodes taken out, their links closed up, the stock loader in."""
     prompt = copy.deepcopy(prompt)
-    for node_id in nodes_of(prompt, *VCUT_NODES):
-        model = prompt.pop(node_id)["inputs"]["model"]
-        for node in prompt.values():
-            for name, value in node["inputs"].items():
-                if isinstance(value, list) and value[0] == node_id:
-                    node["inputs"][name] = model
+    for node_id in nodes_of(prompt, PRUNED_LOADER):
+        inputs = {"ckpt_name": prompt[node_id]["inputs"]["ckpt_name"]}
+        prompt[node_id] = {"class_type": STOCK_LOADER, "inputs": inputs}
+    for node_id in nodes_of(prompt, *MODEL_NODES):
+        _reconnect(prompt, [node_id, 0], prompt.pop(node_id)["inputs"]["model"])
     return prompt
+
+
+def _reconnect(prompt: dict, old: list, new: list) -> None:
+    """Let every input that comes from ``old`` come from ``new``: [node id, output]."""
+    for node in prompt.values():
+        for name, value in node["inputs"].items():
+            if value == old:
+                node["inputs"][name] = new
 
 
 def add_counter(prompt: dict) -> None:

@@ -157,9 +157,10 @@ def _prompt(arguments: argparse.Namespace, server) -> dict:
         graph.replace_loader(prompt, "VCUT_LoadTinySVD")
         width, height = width or TINY_SIDE, height or TINY_SIDE
     else:
-        loader = object_info["ImageOnlyCheckpointLoader"]["input"]["required"]
+        loader = object_info[graph.STOCK_LOADER]["input"]["required"]
         _check_checkpoint(arguments.checkpoint, loader["ckpt_name"][0])
-        graph.set_inputs(prompt, "ImageOnlyCheckpointLoader", ckpt_name=arguments.checkpoint)
+        for loader in (graph.STOCK_LOADER, graph.PRUNED_LOADER):
+            graph.set_inputs(prompt, loader, ckpt_name=arguments.checkpoint)
     graph.set_inputs(prompt, "LoadImage", image=server.upload(arguments.image))
     graph.set_inputs(
         prompt,

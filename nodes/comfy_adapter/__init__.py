@@ -7,14 +7,24 @@ is no state to reset. Decisions and arithmetic live in ``vcut_core``.
 """
 
 from .layers import HostCrossAttention, find_cross_attentions
-from .model_patches import patch_cross_attentions, require_svd, schedule_guidance
+from .model_patches import (
+    checkpoint_names,
+    load_pruned,
+    patch_cross_attentions,
+    prune_model,
+    require_svd,
+    schedule_guidance,
+)
 from .sampling_run import SamplingRun
 
 __all__ = [
     "HostCrossAttention",
     "SamplingRun",
+    "checkpoint_names",
     "find_cross_attentions",
+    "load_pruned",
     "patch_cross_attentions",
+    "prune_model",
     "require_svd",
     "schedule_guidance",
 ]

@@ -1,5 +1,7 @@
 """The cross-attention layers of an SVD UNet: where they are, and what stands in for one."""
 
+from collections.abc import Iterator
+
 import torch
 from comfy.ldm.modules.attention import SpatialVideoTransformer
 
@@ -7,18 +9,20 @@ from ...vcut_core.cross_attention import AffineCrossAttention, is_single_token, 
 from .sampling_run import KEY, CallInfo
 
 
-def find_cross_attentions(diffusion_model) -> list[tuple[str, str]]:
-    """Return (path from the model, "spatial" or "temporal") of every attn2 of an SVD UNet."""
-    found = []
+def cross_attention_blocks(diffusion_model) -> Iterator[tuple[str, str, torch.nn.Module]]:
+    """Yield (path from the model, "spatial" or "temporal", block) for every block with an attn2."""
     for name, module in diffusion_model.named_modules():
         if not isinstance(module, SpatialVideoTransformer):
             continue
         for kind, stack in (("spatial", "transformer_blocks"), ("temporal", "time_stack")):
             for index, block in enumerate(getattr(module, stack)):
                 if block.attn2 is not None:
-                    path = f"diffusion_model.{name}.{stack}.{index}.attn2"
-                    found.append((path, kind))
-    return found
+                    yield f"diffusion_model.{name}.{stack}.{index}", kind, block
+
+
+def find_cross_attentions(diffusion_model) -> list[tuple[str, str]]:
+    """Return (path from the model, "spatial" or "temporal") of every attn2 of an SVD UNet."""
+    return [(f"{path}.attn2", kind) for path, kind, _ in cross_attention_blocks(diffusion_model)]
 
 
 class HostCrossAttention(AffineCrossAttention):
@@ -38,9 +42,7 @@ class HostCrossAttention(AffineCrossAttention):
         if not (self.is_removed or is_single_token(context, value, mask)):
             if run is not None:
                 run.summary.untouched["cross-attention over several tokens"] += 1
-            return self.original(
-                x, context=context, value=value, mask=mask, transformer_options=transformer_options
-            )
+            return self.attend(x, context, value, mask, transformer_options)
         if self.is_removed:
             if run is not None:
                 run.summary.removed += 1
@@ -51,6 +53,12 @@ class HostCrossAttention(AffineCrossAttention):
         if "attn2_output_patch" in patches:  # another pack's; it may write in place
             return output.clone(memory_format=torch.contiguous_format)
         return output
+
+    def attend(self, x, context, value, mask, transformer_options):
+        """Return what the layer that this one stands in for makes of several tokens."""
+        return self.original(
+            x, context=context, value=value, mask=mask, transformer_options=transformer_options
+        )
 
     def _affine(self, x, context, value, call, transformer_options):
         """Return L of the context, one row for each group of rows of x that share a context."""

@@ -56,6 +56,7 @@ class Recipe:
     checkpoint: Checkpoint = SVD
     steps: int = 25
     temporal: str | None = "cached"
+    is_pruned: bool = False  # loaded by VCUT Load SVD Checkpoint, which needs no patch node
 
 
 RECIPES = {
@@ -90,6 +91,15 @@ RECIPES = {
         "cross-attentions were removed. Then the motion beside svd_xt_vcut.",
         checkpoint=SVD_XT,
         temporal="remove",
+    ),
+    "svd_xt_vcut_low_memory": Recipe(
+        title="SVD-XT with VCUT, fewer weights",
+        shows="The graph of svd_xt_vcut with VCUT Load SVD Checkpoint, which leaves out the 50 "
+        "million weights that cannot change the picture. Same result, 101 MB less on the GPU.",
+        look_at="The lines under the VCUT nodes: **41 of 50 UNet evaluations**. Set **temporal** "
+        "to **remove** in the loader to leave out 25 million weights more.",
+        checkpoint=SVD_XT,
+        is_pruned=True,
     ),
     "svd_vcut_20_steps": Recipe(
         title="SVD with VCUT, 20 steps",
@@ -151,13 +161,16 @@ def layout(recipe: Recipe) -> dict:
     ]  # fmt: skip
     if not has_vcut:
         return {"nodes": nodes, "links": links, "groups": []}
+    if recipe.is_pruned:
+        values = {"ckpt_name": recipe.checkpoint.file, "temporal": recipe.temporal}
+        nodes[0] = ["VCUT_LoadSVDCheckpoint", [450, 40], 280, TALL, values]
     settings = {"cut_step": 17, "steps": 25, "after_cut": "average", "cut_sigma": 0.0}
     modes = {"temporal": recipe.temporal, "spatial": "cached"}
-    nodes += [
-        ["VCUT_PatchSVDModel", [450, 40], 280, TALL, modes],
-        ["VCUT_GuidanceScheduler", [760, 40], 280, TALL, settings],
-    ]
-    links[0:1] = [[0, 0, 9, "model"], [9, 0, 10, "model"], [10, 0, 2, "model"]]
+    nodes.append(["VCUT_GuidanceScheduler", [760, 40], 280, TALL, settings])
+    links[0:1] = [[0, 0, 9, "model"], [9, 0, 2, "model"]]
+    if not recipe.is_pruned:
+        nodes.append(["VCUT_PatchSVDModel", [450, 40], 280, TALL, modes])
+        links[0:1] = [[0, 0, 10, "model"], [10, 0, 9, "model"]]
     groups = [["VCUT", [430, -50, 630, 360], "#3f789e"]]
     return {"nodes": nodes, "links": links, "groups": groups}
 
@@ -227,7 +240,7 @@ def finish(workflow: dict, name: str, recipe: Recipe) -> dict:
             properties.update(cnr_id="vcut-svd", ver=pack_version())
         elif node["type"] != "MarkdownNote":  # drawn by the page, it has no pack
             properties.update(cnr_id="comfy-core", ver=COMFYUI_VERSION)
-        if node["type"] == "ImageOnlyCheckpointLoader":
+        if node["type"] in ("ImageOnlyCheckpointLoader", "VCUT_LoadSVDCheckpoint"):
             properties["models"] = [recipe.checkpoint.metadata()]
     return workflow
 

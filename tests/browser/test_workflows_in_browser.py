@@ -30,6 +30,10 @@ VCUT_VALUES = {
     "svd_vcut": dict(zip(VCUT_NODES, (["cached", "cached"], SCHEDULE), strict=True)),
     "svd_xt_vcut": dict(zip(VCUT_NODES, (["cached", "cached"], SCHEDULE), strict=True)),
     "svd_xt_vcut_paper": dict(zip(VCUT_NODES, (["remove", "cached"], SCHEDULE), strict=True)),
+    "svd_xt_vcut_low_memory": {
+        "VCUT_LoadSVDCheckpoint": ["svd_xt.safetensors", "cached"],
+        "VCUT_GuidanceScheduler": SCHEDULE,
+    },
     "svd_vcut_20_steps": dict(zip(VCUT_NODES, (["cached", "cached"], SCHEDULE), strict=True)),
 }
 

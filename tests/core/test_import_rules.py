@@ -69,7 +69,7 @@ def test_node_files_see_comfyui_only_through_its_api_and_the_adapter(path):
 def test_adapter_is_the_one_place_that_imports_comfy():
     importers = {path for path in PACK if _foreign(path) & {"comfy", "server", "nodes"}}
     assert importers and importers <= set(ADAPTER)
-    assert all(_foreign(path) <= {"comfy", "server", "torch"} for path in ADAPTER)
+    assert all(_foreign(path) <= {"comfy", "folder_paths", "server", "torch"} for path in ADAPTER)
 
 
 @pytest.mark.parametrize("path", PACK, ids=_name)

@@ -15,8 +15,11 @@ import nodes as comfy_nodes  # noqa: E402
 
 assert comfy_nodes.__file__.startswith(str(COMFYUI)), comfy_nodes.__file__
 
+import comfy.model_base  # noqa: E402
+import comfy.model_patcher  # noqa: E402
 import comfy.sample  # noqa: E402
 import comfy.samplers  # noqa: E402
+import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfy_extras.nodes_video_model import SVD_img2vid_Conditioning  # noqa: E402
@@ -163,3 +166,109 @@ def split_conds(tiny, monkeypatch):
 def difference():
     """Return a function: the norm of a - b relative to that of b."""
     return lambda a, b: ((a - b).norm() / b.norm()).item()
+
+
+# Of SVD and SVD-XT, from Stability AI's svd.yaml; heads come from ComfyUI's own config.
+FULL_SIZE_UNET = {
+    "image_size": 32,
+    "in_channels": 8,
+    "out_channels": 4,
+    "model_channels": 320,
+    "channel_mult": [1, 2, 4, 4],
+    "num_res_blocks": [2, 2, 2, 2],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "transformer_depth_middle": 1,
+    "context_dim": 1024,
+    "adm_in_channels": 768,
+    "num_classes": "sequential",
+    "use_linear_in_transformer": True,
+    "use_spatial_transformer": True,
+    "use_temporal_attention": True,
+    "use_temporal_resblock": True,
+    "extra_ff_mix_layer": True,
+    "use_spatial_context": True,
+    "merge_strategy": "learned_with_images",
+    "merge_factor": 0.0,
+    "video_kernel_size": [3, 1, 1],
+}
+
+
+@pytest.fixture
+def full_size():
+    """A ModelPatcher of SVD at full size on the meta device: shapes that take no memory."""
+    config = comfy.supported_models.SVD_img2vid(FULL_SIZE_UNET)
+    config.set_inference_dtype(torch.float16, None)
+    model = comfy.model_base.SVD_img2vid(config, device="meta")
+    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+class ReferenceGuider(comfy.samplers.CFGGuider):
+    """Guides down to a sigma; below it, cond alone with a scaled embedding. No VCUT in it."""
+
+    limit = 0.0
+    scale = 1.0
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):
+        if timestep[0] > self.limit:
+            return super().predict_noise(x, timestep, model_options, seed)
+        cond = self.conds["positive"]
+        conds = [[self._scaled(entry) for entry in cond], None]
+        denoised, _ = comfy.samplers.calc_cond_batch(
+            self.inner_model, conds, x, timestep, model_options
+        )
+        prediction = denoised
+        for function in model_options.get("sampler_post_cfg_function", []):
+            denoised = function({
+                "denoised": denoised, "cond": cond, "uncond": self.conds["negative"],
+                "cond_scale": self.cfg, "model": self.inner_model, "uncond_denoised": prediction,
+                "cond_denoised": prediction, "sigma": timestep, "model_options": model_options,
+                "input": x,
+            })  # fmt: skip
+        return denoised
+
+    def _scaled(self, entry: dict) -> dict:
+        model_conds = dict(entry["model_conds"])
+        embedding = model_conds["c_crossattn"]
+        model_conds["c_crossattn"] = type(embedding)(embedding.cond * self.scale)
+        return {**entry, "model_conds": model_conds}
+
+
+@pytest.fixture(scope="session")
+def sample_cut_reference(tiny):
+    """Return a function: what a run guided for ``guided_steps`` only must give, without VCUT."""
+
+    def sample(
+        model, *, steps, guided_steps, scale=0.5, cfg=2.5, sampler="euler", scheduler="karras",
+        seed=0, conditioning=None,
+    ):  # fmt: skip
+        guider = ReferenceGuider(model)
+        schedule = comfy.samplers.KSampler(
+            model, steps=steps, device="cpu", sampler=sampler, scheduler=scheduler
+        )
+        guider.limit = float(schedule.sigmas[guided_steps]) * (1 + 1e-6)
+        guider.scale = scale
+        guider.set_cfg(cfg)
+        positive, negative, latent = conditioning or tiny.conditioning()
+        guider.set_conds(positive, negative)
+        noise = comfy.sample.prepare_noise(latent["samples"], seed)
+        sampler = comfy.samplers.sampler_object(sampler)
+        return guider.sample(noise, latent["samples"], sampler, schedule.sigmas, seed=seed)
+
+    return sample
+
+
+@pytest.fixture(scope="session")
+def with_vcut():
+    """Return a function: model -> clone with both nodes, never cut and cached unless told."""
+    # Imported here: the pack needs ComfyUI importable first.
+    from vcut.nodes.comfy_adapter import patch_cross_attentions, schedule_guidance
+    from vcut.vcut_core.cross_attention import CrossAttentionConfig
+    from vcut.vcut_core.guidance import MAX_STEPS, GuidanceConfig
+
+    def patch(model, cut_step=MAX_STEPS, steps=1, after_cut="average", **options):
+        layers = CrossAttentionConfig(options.pop("temporal", "cached"))
+        guidance = GuidanceConfig(cut_step, steps, after_cut, **options)
+        return schedule_guidance(patch_cross_attentions(model, layers), guidance)
+
+    return patch

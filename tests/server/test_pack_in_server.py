@@ -14,6 +14,10 @@ NODES = {
         "temporal": ("cached", ["cached", "remove", "keep"]),
         "spatial": ("cached", ["cached", "keep"]),
     },
+    "VCUT_LoadSVDCheckpoint": {
+        "ckpt_name": None,
+        "temporal": ("cached", ["cached", "remove"]),
+    },
     "VCUT_GuidanceScheduler": {
         "model": None,
         "cut_step": (17, (1, 10000)),
@@ -22,6 +26,7 @@ NODES = {
         "cut_sigma": (0.0, (0.0, 10000.0)),
     },
 }
+OUTPUTS = {"VCUT_LoadSVDCheckpoint": ["MODEL", "CLIP_VISION", "VAE"]}
 FILES = sorted(WORKFLOWS.glob("*.json"))
 VCUT_FILES = [file for file in FILES if "vcut" in file.stem]
 
@@ -44,10 +49,9 @@ def test_node_has_the_inputs_that_shared_workflows_rely_on(object_info, node_id)
     info = object_info[node_id]
     inputs = info["input"]["required"]
     assert list(inputs) == list(NODES[node_id])
-    assert {n: _choices(s) for n, s in inputs.items() if n != "model"} == {
-        n: v for n, v in NODES[node_id].items() if v is not None
-    }
-    assert info["output"] == ["MODEL"]
+    expected = {name: value for name, value in NODES[node_id].items() if value is not None}
+    assert {name: _choices(inputs[name]) for name in expected} == expected
+    assert info["output"] == OUTPUTS.get(node_id, ["MODEL"])
     assert info["category"] == "VCUT"
     assert all(spec[1]["tooltip"] for spec in inputs.values())
 

@@ -1,0 +1,48 @@
+"""The node that loads an SVD checkpoint without the weights that VCUT never needs."""
+
+from comfy_api.latest import io
+
+from ..vcut_core.cross_attention import CrossAttentionConfig
+from .comfy_adapter import checkpoint_names, load_pruned
+
+DISPLAY_NAME = "VCUT Load SVD Checkpoint"
+
+
+class LoadSVDCheckpoint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VCUT_LoadSVDCheckpoint",
+            display_name=DISPLAY_NAME,
+            category="VCUT",
+            description=(
+                "Loads SVD without the 50 to 76 million weights that cannot change the picture. In "
+                "place of Image Only Checkpoint Loader; VCUT Patch SVD Model is then not needed."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "ckpt_name",
+                    options=checkpoint_names(),
+                    tooltip="An SVD, SVD-XT or SVD-XT 1.1 checkpoint in models/checkpoints.",
+                ),
+                io.Combo.Input(
+                    "temporal",
+                    options=["cached", "remove"],
+                    default="cached",
+                    tooltip="The 16 cross-attentions over time. cached: same picture up to "
+                    "rounding. remove: the paper's setting, fewest weights, changes the motion.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The model, cross-attentions evaluated once a run."),
+                io.ClipVision.Output(tooltip="The image encoder, for SVD_img2vid_Conditioning."),
+                io.Vae.Output(tooltip="The VAE."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, ckpt_name: str, temporal: str) -> io.NodeOutput:
+        node_id = getattr(cls.hidden, "unique_id", None)  # no hidden inputs: called by a script
+        config = CrossAttentionConfig(temporal=temporal)
+        return io.NodeOutput(*load_pruned(ckpt_name, config, DISPLAY_NAME, node_id))
