@@ -52,6 +52,7 @@ def measure(checkpoint: str, loader: str) -> str:
     host = current_host()
     make_comfyui_importable(host.comfyui)
     import folder_paths
+
     import nodes  # noqa: F401  ComfyUI's, before the pack's folder of that name
 
     for models in host.models:

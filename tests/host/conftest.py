@@ -272,3 +272,48 @@ def with_vcut():
         return schedule_guidance(patch_cross_attentions(model, layers), guidance)
 
     return patch
+
+
+# Of one level, with four video transformers: quick to build, copy and compile.
+SMALL_UNET = {
+    **FULL_SIZE_UNET,
+    "model_channels": 32,
+    "channel_mult": [1],
+    "num_res_blocks": [1],
+    "transformer_depth": [1],
+    "transformer_depth_output": [1, 1],
+    "context_dim": 64,
+}
+
+
+@pytest.fixture(scope="session")
+def make_small_svd():
+    """Return a function that builds a small SVD of ComfyUI's classes with seeded weights.
+
+    base: ComfyUI's config class; its adm_in_channels is kept. dtype: of the weights; manual_cast:
+    what the host casts them to when used.
+    """
+
+    def make(base=comfy.supported_models.SVD_img2vid, seed=0, dtype=torch.float32, manual_cast=None):
+        extra = {**base.unet_extra_config, "num_head_channels": 32}
+        config_class = type(f"Small{base.__name__}", (base,), {"unet_extra_config": extra})
+        adm = base.unet_config["adm_in_channels"]
+        config = config_class({**SMALL_UNET, "adm_in_channels": adm})
+        config.set_inference_dtype(dtype, manual_cast)
+        model = config.get_model({}, device=torch.device("cpu"))
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in model.diffusion_model.named_parameters():
+            weight.data.copy_(_small_weight(name, weight.shape, generator))
+        return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+    return make
+
+
+def _small_weight(name: str, shape: torch.Size, generator) -> torch.Tensor:
+    random = torch.randn(shape, generator=generator)
+    if name.endswith("bias"):
+        return 0.1 * random
+    if len(shape) < 2:
+        return 1 + 0.1 * random
+    gain = 0.1 if name == "out.2.weight" else 1.0  # a small last layer keeps the sampler stable
+    return gain * random / shape[1:].numel() ** 0.5
