@@ -1,0 +1,142 @@
+"""Workflow files become prompts, and prompts are edited, as the page would do it."""
+
+import json
+
+import graph
+import pytest
+from host_install import WORKFLOWS
+
+OBJECT_INFO = {
+    "Loader": {"input": {"required": {"name": [["a", "b"], {}]}}, "display_name": "Loader"},
+    "Patch": {
+        "input": {"required": {"model": ["MODEL", {}], "strength": ["FLOAT", {}]}},
+        "display_name": "Patch",
+    },
+    "Sampler": {
+        "input": {
+            "required": {
+                "model": ["MODEL", {}],
+                "seed": ["INT", {"control_after_generate": True}],
+                "steps": ["INT", {}],
+            },
+            "optional": {"label": ["STRING", {"forceInput": True}]},
+        },
+        "display_name": "Sampler",
+    },
+}
+
+
+def _node(node_id: int, kind: str, values: list, model_link: int | None = None, mode: int = 0):
+    inputs = [] if kind == "Loader" else [{"name": "model", "type": "MODEL", "link": model_link}]
+    outputs = [{"name": "MODEL", "type": "MODEL"}]
+    return {
+        "id": node_id, "type": kind, "mode": mode, "widgets_values": values,
+        "inputs": inputs, "outputs": outputs,
+    }  # fmt: skip
+
+
+def _workflow(mode: int = 0, middle: str = "Patch") -> dict:
+    """Return Loader -> Patch -> Sampler, the middle node in ``mode``."""
+    nodes = [
+        _node(1, "Loader", ["a"]),
+        _node(2, middle, [0.5], model_link=1, mode=mode),
+        _node(3, "Sampler", [7, "fixed", 20], model_link=2),
+        {"id": 4, "type": "Note", "mode": 0, "widgets_values": ["read me"]},
+    ]
+    links = [[1, 1, 0, 2, 0, "MODEL"], [2, 2, 0, 3, 0, "MODEL"]]
+    return {"nodes": nodes, "links": links}
+
+
+def test_widgets_links_and_seed_control_find_their_inputs():
+    prompt = graph.to_prompt(_workflow(), OBJECT_INFO)
+    assert {key: node["inputs"] for key, node in prompt.items()} == {
+        "1": {"name": "a"},
+        "2": {"model": ["1", 0], "strength": 0.5},
+        "3": {"model": ["2", 0], "seed": 7, "steps": 20},
+    }
+
+
+def test_bypassed_node_passes_its_model_on():
+    prompt = graph.to_prompt(_workflow(graph.BYPASSED), OBJECT_INFO)
+    assert prompt["3"]["inputs"]["model"] == ["1", 0]
+    assert "2" not in prompt
+
+
+def test_muted_node_cuts_the_link_behind_it():
+    prompt = graph.to_prompt(_workflow(graph.MUTED), OBJECT_INFO)
+    assert "model" not in prompt["3"]["inputs"]
+
+
+def test_reroute_is_followed_to_its_source():
+    prompt = graph.to_prompt(_workflow(middle="Reroute"), OBJECT_INFO)
+    assert prompt["3"]["inputs"]["model"] == ["1", 0]
+
+
+def test_missing_node_type_is_named():
+    with pytest.raises(graph.WorkflowError, match="no node Unheard"):
+        graph.to_prompt(_workflow(middle="Unheard"), OBJECT_INFO)
+
+
+def test_subgraphs_are_refused_in_one_sentence():
+    with pytest.raises(graph.WorkflowError, match="without subgraphs"):
+        graph.to_prompt({**_workflow(), "definitions": {"subgraphs": [{}]}}, OBJECT_INFO)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', '{"nodes": [1], "links": []}', "\x00"])
+def test_file_that_is_no_workflow_is_refused(tmp_path, text):
+    file = tmp_path / "workflow.json"
+    file.write_text(text)
+    with pytest.raises(graph.WorkflowError, match="expected a workflow"):
+        graph.load(file)
+
+
+def _vcut_prompt() -> dict:
+    return {
+        "1": {"class_type": "VCUT_LoadSVDCheckpoint",
+              "inputs": {"ckpt_name": "svd.safetensors", "temporal": "remove"}},
+        "2": {"class_type": "VCUT_GuidanceScheduler", "inputs": {"model": ["1", 0]}},
+        "3": {"class_type": "KSampler", "inputs": {"model": ["2", 0], "latent_image": ["9", 2]}},
+        "4": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["1", 2]}},
+    }  # fmt: skip
+
+
+def test_without_vcut_is_the_stock_graph():
+    prompt = _vcut_prompt()
+    stock = graph.without_vcut(prompt)
+    assert stock["1"] == {
+        "class_type": "ImageOnlyCheckpointLoader",
+        "inputs": {"ckpt_name": "svd.safetensors"},
+    }
+    assert stock["3"]["inputs"]["model"] == ["1", 0]
+    assert stock["4"]["inputs"]["vae"] == ["1", 2]
+    assert prompt == _vcut_prompt()  # the caller's prompt stays
+
+
+def test_pruned_loader_becomes_a_loader_and_the_patch_node():
+    prompt = _vcut_prompt()
+    graph.replace_loader(prompt, "VCUT_LoadTinySVD")
+    assert prompt["1"] == {"class_type": "VCUT_LoadTinySVD", "inputs": {}}
+    patch = prompt[prompt["2"]["inputs"]["model"][0]]
+    assert patch["class_type"] == "VCUT_PatchSVDModel"
+    modes = {"temporal": "remove", "spatial": "cached"}
+    assert patch["inputs"] == {"model": ["1", 0], **modes}
+    assert prompt["4"]["inputs"]["vae"] == ["1", 2]
+
+
+def test_counter_stands_right_before_the_sampler():
+    prompt = _vcut_prompt()
+    graph.add_counter(prompt)
+    counter = prompt[prompt["3"]["inputs"]["model"][0]]
+    assert counter == {"class_type": "VCUT_CountEvaluations", "inputs": {"model": ["2", 0]}}
+
+
+@pytest.mark.parametrize("file", sorted(WORKFLOWS.glob("*.json")), ids=lambda file: file.stem)
+def test_shipped_workflow_has_six_tuple_links_and_provenance(file):
+    workflow = json.loads(file.read_text(encoding="cp1252"))
+    assert workflow["version"] == 0.4
+    assert all(len(link) == 6 for link in workflow["links"])
+    for node in workflow["nodes"]:
+        if node["type"] not in graph.VIRTUAL:
+            owner = "vcut-svd" if node["type"] in graph.VCUT_NODES else "comfy-core"
+            assert node["properties"]["cnr_id"] == owner
+            assert node["properties"]["ver"]
