@@ -291,14 +291,17 @@ def make_small_svd():
     """Return a function that builds a small SVD of ComfyUI's classes with seeded weights.
 
     base: ComfyUI's config class; its adm_in_channels is kept. dtype: of the weights; manual_cast:
-    what the host casts them to when used.
+    what the host casts them to when used. unet: changes to the UNet's config.
     """
 
-    def make(base=comfy.supported_models.SVD_img2vid, seed=0, dtype=torch.float32, manual_cast=None):
+    def make(
+        base=comfy.supported_models.SVD_img2vid, seed=0, dtype=torch.float32, manual_cast=None,
+        **unet,
+    ):  # fmt: skip
         extra = {**base.unet_extra_config, "num_head_channels": 32}
         config_class = type(f"Small{base.__name__}", (base,), {"unet_extra_config": extra})
         adm = base.unet_config["adm_in_channels"]
-        config = config_class({**SMALL_UNET, "adm_in_channels": adm})
+        config = config_class({**SMALL_UNET, "adm_in_channels": adm, **unet})
         config.set_inference_dtype(dtype, manual_cast)
         model = config.get_model({}, device=torch.device("cpu"))
         generator = torch.Generator().manual_seed(seed)
