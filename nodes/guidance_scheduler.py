@@ -46,8 +46,8 @@ class GuidanceScheduler(io.ComfyNode):
                     "after_cut",
                     options=list(AFTER_CUT_MODES),
                     default="average",
-                    tooltip="The image embedding after the cut. average: halfway between the "
-                    "image's own and zero, as in the paper. positive: the image's own. none: zero.",
+                    tooltip="How strongly the picture's content steers the steps after the cut. "
+                    "average: half, as in the paper. positive: fully. none: not at all.",
                 ),
                 io.Float.Input(
                     "cut_sigma",
@@ -59,7 +59,7 @@ class GuidanceScheduler(io.ComfyNode):
                     tooltip="0: off. Above 0, guidance ends at the first evaluation whose sigma is "
                     "below it, and cut_step and steps are ignored. For chained samplers "
                     "(KSampler Advanced), which see a slice of the schedule: copy the value that "
-                    "a whole run reports.",
+                    "a whole run reports. Above the first sigma (700): never guided.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The same model with scheduled guidance.")],

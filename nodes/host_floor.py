@@ -4,6 +4,7 @@ Must not import comfy_api or comfy: on an old host they lack what the pack needs
 """
 
 import importlib.util
+import re
 
 # 0.3.59 is the first to hand transformer_options to attn2.
 MINIMUM_VERSION = (0, 3, 59)
@@ -15,13 +16,15 @@ def outdated_host_message() -> str | None:
     try:
         from comfyui_version import __version__ as version
     except ImportError:
-        version = "an older one"
-    if importlib.util.find_spec("comfy_api") is None or _numbers(version) < MINIMUM_VERSION:
+        version, is_old = "an older one", True
+    else:  # a version without numbers (nightly) is believed to be new
+        is_old = (_numbers(version) or MINIMUM_VERSION) < MINIMUM_VERSION
+    if is_old or importlib.util.find_spec("comfy_api") is None:
         return f"VCUT: expected ComfyUI {minimum} or newer, got {version}. Update ComfyUI."
     return None
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Return "0.3.75" or "v0.3.75-2-gabc" as (0, 3, 75); () for anything else."""
-    parts = version.lstrip("v").split("-")[0].split("+")[0].split(".")[:3]
-    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
+    """Return "0.3.75", "v0.3.75-2-gabc" or "0.3.75rc1" as (0, 3, 75); () for anything else."""
+    match = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", version)
+    return tuple(int(part or 0) for part in match.groups()) if match else ()

@@ -24,6 +24,8 @@ def main() -> int:
     except HostError as error:
         print(f"VCUT: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     if exit_code is not None:
         return exit_code
     import pytest

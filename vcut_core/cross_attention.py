@@ -61,7 +61,7 @@ class ValueCache:
         return value
 
     def nbytes(self) -> int:
-        """Memory held, in bytes."""
+        """Return the memory held, in bytes."""
         return sum(value.nbytes for value in self._values.values())
 
 

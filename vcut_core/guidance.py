@@ -55,8 +55,13 @@ class GuidanceConfig:
         return EMBEDDING_SCALE[self.after_cut]
 
     def plan(self, sigmas: Sequence[float]) -> "GuidancePlan":
-        """Return the decisions for a run over ``sigmas``, length num_steps + 1, descending."""
+        """Return the decisions for a run over ``sigmas``, length num_steps + 1.
+
+        Descending, as a sampler denoises; a rising schedule (unsampling) is never cut.
+        """
         starts = tuple(sigmas[:-1])
+        if any(later > earlier for earlier, later in zip(sigmas, sigmas[1:], strict=False)):
+            return GuidancePlan(starts, len(starts), is_rising=True)
         if self.cut_sigma > 0:
             guided_steps = sum(not _is_below(sigma, self.cut_sigma) for sigma in starts)
         elif len(starts) == self.steps:
@@ -74,6 +79,7 @@ class GuidancePlan:
     starts: tuple[float, ...]
     guided_steps: int
     cut_sigma: float = 0.0
+    is_rising: bool = False
 
     @property
     def num_steps(self) -> int:
@@ -95,6 +101,8 @@ class GuidancePlan:
 
     def is_guided(self, sigma: float) -> bool:
         """Whether an evaluation at ``sigma`` still has guidance."""
+        if self.is_rising:
+            return True
         if self.cut_sigma > 0:
             return not _is_below(sigma, self.cut_sigma)
         return self.step(sigma) <= self.guided_steps

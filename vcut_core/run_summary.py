@@ -20,7 +20,7 @@ class RunSummary:
     affine_evaluated, affine_reused: affine maps in place of cross-attentions.
     removed: cross-attentions replaced by zeros.
     untouched: reason -> times VCUT stepped aside and the model computed as if it were not there.
-    cache_bytes: memory that the affine outputs took at the end.
+    elapsed_s: seconds from the first evaluation to the end.
     """
 
     plan: GuidancePlan | None = None
@@ -32,7 +32,6 @@ class RunSummary:
     affine_reused: int = 0
     removed: int = 0
     untouched: Counter[str] = field(default_factory=Counter)
-    cache_bytes: int = 0
     elapsed_s: float = 0.0
     is_complete: bool = False
 

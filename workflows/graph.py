@@ -26,7 +26,7 @@ def load(path: Path) -> dict:
     """Return the workflow or prompt in a file. Raises WorkflowError when it holds neither."""
     try:
         workflow = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WorkflowError(f"expected a workflow in {path}, could not read it: {error}.") from None
     if not (is_prompt(workflow) or _is_workflow(workflow)):
         raise WorkflowError(f"expected a workflow in {path}, got other JSON. Export it again.")
@@ -38,15 +38,20 @@ def is_prompt(workflow) -> bool:
     return (
         isinstance(workflow, dict)
         and bool(workflow)
-        and all(isinstance(node, dict) and "class_type" in node for node in workflow.values())
+        and all(
+            isinstance(node, dict)
+            and isinstance(node.get("class_type"), str)
+            and isinstance(node.get("inputs"), dict)
+            for node in workflow.values()
+        )
     )
 
 
 def _is_workflow(workflow) -> bool:
     return (
         isinstance(workflow, dict)
-        and isinstance(workflow.get("nodes"), list)
         and isinstance(workflow.get("links"), list)
+        and isinstance(workflow.get("nodes"), list)
         and all(isinstance(node, dict) and "type" in node for node in workflow["nodes"])
     )
 
@@ -54,10 +59,21 @@ def _is_workflow(workflow) -> bool:
 def to_prompt(workflow: dict, object_info: dict) -> dict:
     """Return the prompt for a workflow, given the node types of the server that will run it.
 
-    Raises WorkflowError when the workflow has a node that the server lacks, or a subgraph.
+    Raises WorkflowError when the workflow has a node that the server lacks, or a subgraph, or is
+    damaged.
     """
-    if is_prompt(workflow):
-        return copy.deepcopy(workflow)
+    try:
+        return copy.deepcopy(workflow) if is_prompt(workflow) else _convert(workflow, object_info)
+    except WorkflowError:
+        raise
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        kind = type(error).__name__
+        raise WorkflowError(
+            f"expected a workflow as ComfyUI saves it, got a damaged one ({kind}). Export it again."
+        ) from error
+
+
+def _convert(workflow: dict, object_info: dict) -> dict:
     if workflow.get("definitions", {}).get("subgraphs"):
         raise WorkflowError("expected a workflow without subgraphs. Export it in API format.")
     nodes = {node["id"]: node for node in workflow["nodes"]}
@@ -69,7 +85,7 @@ def to_prompt(workflow: dict, object_info: dict) -> dict:
         if node["type"] not in object_info:
             raise WorkflowError(f"this ComfyUI has no node {node['type']}. Install its pack first.")
         inputs = _widget_inputs(node, object_info[node["type"]])
-        for socket in node.get("inputs", []):
+        for socket in node.get("inputs") or []:
             source = _source(socket.get("link"), nodes, links)
             if source is not None:
                 inputs[socket["name"]] = source
@@ -105,7 +121,11 @@ def _widget_inputs(node: dict, info: dict) -> dict:
 
 def _source(link_id: int | None, nodes: dict, links: dict) -> list | None:
     """Return [node id, output] at the far end of a link, through bypassed and reroute nodes."""
+    followed = set()
     while link_id is not None and link_id in links:
+        if link_id in followed:
+            raise WorkflowError("expected a workflow without loops, found bypassed nodes in one.")
+        followed.add(link_id)
         node_id, output = links[link_id]
         node = nodes[node_id]
         if node.get("mode") == MUTED:
@@ -134,7 +154,7 @@ def replace_loader(prompt: dict, class_type: str) -> None:
         if replaced["class_type"] == PRUNED_LOADER:
             patch = f"{node_id}_patch"
             _reconnect(prompt, [node_id, 0], [patch, 0])
-            modes = {"temporal": replaced["inputs"]["temporal"], "spatial": "cached"}
+            modes = {"temporal": _input(replaced, "temporal"), "spatial": "cached"}
             inputs = {"model": [node_id, 0], **modes}
             prompt[patch] = {"class_type": "VCUT_PatchSVDModel", "inputs": inputs}
 
@@ -150,11 +170,17 @@ def without_vcut(prompt: dict) -> dict:
     """Return the prompt with VCUT's nodes taken out, their links closed up, the stock loader in."""
     prompt = copy.deepcopy(prompt)
     for node_id in nodes_of(prompt, PRUNED_LOADER):
-        inputs = {"ckpt_name": prompt[node_id]["inputs"]["ckpt_name"]}
+        inputs = {"ckpt_name": _input(prompt[node_id], "ckpt_name")}
         prompt[node_id] = {"class_type": STOCK_LOADER, "inputs": inputs}
     for node_id in nodes_of(prompt, *MODEL_NODES):
-        _reconnect(prompt, [node_id, 0], prompt.pop(node_id)["inputs"]["model"])
+        _reconnect(prompt, [node_id, 0], _input(prompt.pop(node_id), "model"))
     return prompt
+
+
+def _input(node: dict, name: str):
+    if name not in node["inputs"]:
+        raise WorkflowError(f"expected {node['class_type']} with its {name}, found none.")
+    return node["inputs"][name]
 
 
 def _reconnect(prompt: dict, old: list, new: list) -> None:
@@ -166,9 +192,15 @@ def _reconnect(prompt: dict, old: list, new: list) -> None:
 
 
 def add_counter(prompt: dict) -> None:
-    """Put the demo's counter in front of every sampler."""
+    """Put the demo's counter in front of every sampler and guider."""
+    guiders = {
+        node["inputs"]["guider"][0]
+        for node in prompt.values()
+        if isinstance(node["inputs"].get("guider"), list)
+    }
     for node_id, node in list(prompt.items()):
-        if "model" in node["inputs"] and "latent_image" in node["inputs"]:
+        is_sampler = "latent_image" in node["inputs"] or node_id in guiders
+        if is_sampler and "model" in node["inputs"]:
             counter = f"{node_id}_counter"
             prompt[counter] = {
                 "class_type": "VCUT_CountEvaluations",

@@ -121,22 +121,22 @@ class ComfyServer:
 
     def get(self, path: str) -> dict:
         """Return the JSON that the server has at ``path``."""
-        return requests.get(self.url + path, timeout=30).json()
+        return self._request("get", path).json()
 
     def upload(self, picture: Path) -> str:
         """Upload a picture and return the name to give LoadImage."""
         with picture.open("rb") as file:
-            answer = requests.post(
-                self.url + "/upload/image",
+            answer = self._request(
+                "post",
+                "/upload/image",
                 files={"image": (picture.name, file)},
                 data={"overwrite": "true"},
-                timeout=30,
             )
         return answer.json()["name"]
 
     def interrupt(self) -> None:
         """Ask the server to stop the prompt that is running."""
-        requests.post(self.url + "/interrupt", timeout=30)
+        self._request("post", "/interrupt")
 
     def run(self, prompt: dict, on_progress: Callable[[int, int], None] | None = None) -> Run:
         """Queue a prompt in API format, follow it to its end and return what it gave.
@@ -148,7 +148,7 @@ class ComfyServer:
         run = Run()
         with self._messages() as messages:
             body = {"prompt": prompt, "client_id": self.client_id}
-            answer = requests.post(self.url + "/prompt", json=body, timeout=30).json()
+            answer = _json(self._request("post", "/prompt", json=body))
             if "prompt_id" not in answer:
                 raise HostError(f"ComfyUI refused the workflow: {_refusal(answer)}")
             self._follow(messages, answer["prompt_id"], run, on_progress)
@@ -167,11 +167,18 @@ class ComfyServer:
     def fetch(self, file: dict, destination: Path) -> Path:
         """Download one of a run's files to ``destination`` and return that path."""
         names = {name: file[name] for name in ("filename", "subfolder", "type")}
-        answer = requests.get(self.url + "/view", params=names, timeout=60)
+        answer = self._request("get", "/view", params=names)
         answer.raise_for_status()
         destination.parent.mkdir(parents=True, exist_ok=True)
         destination.write_bytes(answer.content)
         return destination
+
+    def _request(self, method: str, path: str, **options) -> requests.Response:
+        try:
+            return requests.request(method, self.url + path, timeout=60, **options)
+        except requests.RequestException:
+            time.sleep(1)  # the log's last lines follow the broken connection
+            raise self._error("ComfyUI does not answer") from None
 
     def _lay_out(self) -> None:
         for name in ("custom_nodes", "input", "output", "temp", "user", "models"):
@@ -202,6 +209,8 @@ class ComfyServer:
             if "Address already in use" in text or "Errno 98" in text or "10048" in text:
                 raise HostError(f"port {self.port} is in use. Choose another one.")
             raise self._error("ComfyUI has stopped")
+        if "(prompt_worker)" in self.log_text():  # a dead thread's traceback; nothing runs any more
+            raise self._error("ComfyUI's queue has stopped")
 
     def _error(self, what: str) -> HostError:
         tail = "\n".join(self.log_text().splitlines()[-20:])
@@ -210,7 +219,10 @@ class ComfyServer:
     @contextmanager
     def _messages(self) -> Iterator:
         url = f"ws://127.0.0.1:{self.port}/ws?clientId={self.client_id}"
-        connection = websocket.create_connection(url, timeout=2)
+        try:
+            connection = websocket.create_connection(url, timeout=2)
+        except (websocket.WebSocketException, OSError):
+            raise self._error("ComfyUI does not answer") from None
         try:
             yield connection
         finally:
@@ -272,6 +284,13 @@ def _note_text(message: bytes, run: Run) -> None:
     length = int.from_bytes(message[4:8], "big")
     node_id, text = message[8 : 8 + length], message[8 + length :]
     run.texts[node_id.decode()] = text.decode()
+
+
+def _json(answer: requests.Response) -> dict:
+    """Return what the server said; of its own failure it sends a page and not JSON."""
+    if answer.status_code >= 500:
+        return {"error": f"it failed itself (HTTP {answer.status_code})"}
+    return answer.json()
 
 
 def _refusal(answer: dict) -> str:

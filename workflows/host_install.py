@@ -68,7 +68,11 @@ def run_inside(script: Path, arguments: list[str], comfyui: Path | None = None) 
     host = prepare(comfyui)
     environment = os.environ | {INSIDE: host.to_json(), "PYTHONUTF8": "1"}
     environment.pop("PYTHONPATH", None)
-    process = subprocess.Popen([host.python, str(script), *arguments], env=environment)
+    command = [str(host.python), str(script), *arguments]
+    if os.name == "posix":  # become the inner process: signals then reach it
+        sys.stdout.flush()
+        os.execve(command[0], command, environment)
+    process = subprocess.Popen(command, env=environment)
     while True:
         try:
             return process.wait()
@@ -100,13 +104,21 @@ def _install_private() -> Host:
     folder = PACK / ".venv"
     python = _python_in(folder)
     locks = [REQUIREMENTS / "comfyui.txt", REQUIREMENTS / "tools.txt"]
-    wanted = _fingerprint([*TORCH, COMFYUI_WHEEL, sys.version], locks)
-    stamp = folder / "vcut-complete"
+    wanted = _fingerprint([*TORCH, COMFYUI_WHEEL], locks)
+    stamp, ours = folder / "vcut-complete", folder / "vcut-private-comfyui"
+    if folder.exists() and any(folder.iterdir()) and not ours.exists():
+        raise HostError(
+            f"expected {folder} to be VCUT's own, found another environment. "
+            "Move it away, or use --comfyui PATH."
+        )
     if not (stamp.exists() and stamp.read_text() == wanted and python.exists()):
         _require_disk(FREE_DISK_GB)
         _say(f"Setting up a private ComfyUI in {folder.name} (once, some minutes)")
+        folder.mkdir(exist_ok=True)
+        ours.touch()
         if _run_quietly([python, "-m", "pip", "--version"]) != 0:
             _make_environment(folder)
+            ours.touch()
         _say("1 of 4: PyTorch")
         _pip(python, *TORCH)
         _say("2 of 4: what ComfyUI needs")
@@ -131,6 +143,11 @@ def _adopt(comfyui: Path) -> Host:
         have = ".".join(map(str, version)) or "an older one"
         raise HostError(f"expected ComfyUI {minimum} or newer, got {have}. Update ComfyUI.")
     python = _python_of(comfyui)
+    if _run_quietly([python, "-c", "import torch, aiohttp"]) != 0:
+        raise HostError(
+            f"expected {python} to run this ComfyUI, but it lacks torch or aiohttp. Run this "
+            "command with the Python that runs your ComfyUI."
+        )
     lock = REQUIREMENTS / "tools.txt"
     wanted = _fingerprint([str(python)], [lock])
     site = PACK / f".venv-{wanted[:8]}"
@@ -170,8 +187,10 @@ def _make_environment(folder: Path) -> None:
         [sys.executable, "-m", "venv", "--clear", str(folder)], capture_output=True, text=True
     )
     if result.returncode != 0:
-        reason = (result.stderr or result.stdout).strip().splitlines()[-1:] or ["no reason given"]
-        raise HostError(f"could not create {folder.name}: {reason[0]}")
+        lines = (result.stdout + result.stderr).strip().splitlines() or ["no reason given"]
+        # Debian names the package that is missing in the middle of its text.
+        reason = next((line for line in lines if "apt install" in line), lines[-1]).strip()
+        raise HostError(f"could not create {folder.name}: {reason}")
 
 
 def _pip(python: Path, *arguments: str) -> None:
@@ -189,7 +208,8 @@ def _pip(python: Path, *arguments: str) -> None:
         raise HostError("the disk is full. Free some space and run the same command again.")
     if any(sign in text for sign in ("NewConnectionError", "Max retries", "NameResolution")):
         raise HostError("PyPI cannot be reached. Connect to the network and run the command again.")
-    last = next((line for line in reversed(errors) if "ERROR" in line), "no reason given").strip()
+    lines = [line.strip() for line in errors if line.strip()] or ["no reason given"]
+    last = next((line for line in reversed(lines) if "ERROR" in line), lines[-1])
     raise HostError(f"pip could not install {' '.join(arguments)}: {last}")
 
 

@@ -1,4 +1,4 @@
-"""Runs ComfyUI's main.py in this process: python comfyui_launcher.py PATH/main.py [arguments].
+"""Runs ComfyUI's main.py in this process: python host_launcher.py PATH/main.py [arguments].
 
 It makes ComfyUI start where torch has no CUDA, and end when the process that started it has gone.
 """

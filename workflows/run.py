@@ -49,7 +49,7 @@ def main() -> int:
             return exit_code
         _check_image(arguments.image)
         without, with_vcut, sheet = _make_clips(arguments)
-    except (HostError, graph.WorkflowError) as error:
+    except (HostError, graph.WorkflowError, OSError) as error:  # OSError: a full disk, say
         print(f"VCUT: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -88,8 +88,11 @@ def _check(arguments: argparse.Namespace) -> None:
     """Refuse what can be seen to fail before anything is installed or started."""
     if not arguments.image.is_file():
         raise HostError(f"expected a picture, found no file {arguments.image}.")
-    with arguments.image.open("rb") as file:
-        start = file.read(4)
+    try:
+        with arguments.image.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise HostError(f"could not read the picture {arguments.image}: {error}.") from None
     if not start.startswith(IMAGE_SIGNATURES):
         raise HostError(f"expected a picture (PNG, JPEG, WebP, ...), got {arguments.image}.")
     workflow = graph.load(arguments.workflow)
@@ -98,10 +101,21 @@ def _check(arguments: argparse.Namespace) -> None:
     if not kinds & set(graph.VCUT_NODES):
         files = ", ".join(sorted(path.name for path in WORKFLOWS.glob("*vcut*.json")))
         raise HostError(f"{arguments.workflow.name} has no VCUT node. Workflows with one: {files}.")
+    _check_output(arguments.output)
     if arguments.comfyui is not None and arguments.checkpoint is not None:
         folder = arguments.comfyui / "models" / "checkpoints"
         if folder.is_dir() and not (arguments.comfyui / "extra_model_paths.yaml").exists():
             _check_checkpoint(arguments.checkpoint, _checkpoints_in(folder))
+
+
+def _check_output(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".vcut"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise HostError(f"expected a folder to write to, got {folder}: {error}.") from None
 
 
 def _checkpoints_in(folder: Path) -> list[str]:
@@ -212,7 +226,9 @@ def _make_clip(server, prompt: dict, title: str, folder: Path) -> Clip:
         server.fetch(videos[0], path)
     else:
         clips.write_mp4(path, frames, fps=_fps(prompt))
-    counted = run.events["vcut_demo.run"]
+    counted = run.events.get("vcut_demo.run", [])
+    if not counted:
+        raise HostError("expected a workflow with a KSampler or a guider, found no sampling in it.")
     summaries = [run.texts[n] for n in graph.nodes_of(prompt, *graph.VCUT_NODES) if n in run.texts]
     return Clip(
         frames=frames,

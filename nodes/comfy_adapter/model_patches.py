@@ -12,18 +12,20 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from ...vcut_core.cross_attention import CrossAttentionConfig
 from ...vcut_core.guidance import GuidanceConfig
 from .layers import HostCrossAttention, find_cross_attentions
-from .pruning import PrunedCrossAttention, adopt_pruned
+from .pruning import PrunedCrossAttention, adopt_pruned, follow_pruned
 from .sampling_run import KEY, PatchedLayers, sample_with_vcut
 
+CONNECT_SVD = "Connect MODEL from Image Only Checkpoint Loader (img2vid model)."
+CHOOSE_SVD = "Choose svd.safetensors or svd_xt.safetensors in the node."
 
-def require_svd(model, node_name: str) -> None:
+
+def require_svd(model, node_name: str, advice: str = CONNECT_SVD) -> None:
     """Raise ValueError unless ``model`` (ModelPatcher) is a Stable Video Diffusion model."""
     base = getattr(model, "model", None)
     if not isinstance(base, comfy.model_base.SVD_img2vid):
         kind = type(getattr(base, "model_config", base)).__name__  # SD15, SDXL, ...
         raise ValueError(
-            f"{node_name}: expected a Stable Video Diffusion model, got {kind}. "
-            "Connect MODEL from Image Only Checkpoint Loader (img2vid model)."
+            f"{node_name}: expected a Stable Video Diffusion model, got {kind}. {advice}"
         )
 
 
@@ -91,10 +93,14 @@ def load_pruned(
     except Exception as error:
         raise ValueError(
             f"{node_name}: expected an SVD checkpoint, could not read {ckpt_name} "
-            f"({str(error).splitlines()[0]}). Download it again or choose another."
+            f"({_first_line(error)}). Download it again or choose another."
         ) from error
-    require_svd(model, node_name)
+    require_svd(model, node_name, CHOOSE_SVD)
     return prune_model(model, config, node_id), clip_vision, vae
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def prune_model(model, config: CrossAttentionConfig, node_id: str | None = None):
@@ -124,6 +130,7 @@ def _rebind(old, new) -> None:
     """
     if new.model is old.model:
         return
+    follow_pruned(old, new)
     for path, layer in list(new.object_patches.items()):
         if type(layer) is HostCrossAttention and layer.original is _unpatched(old, path):
             original = comfy.utils.get_attr(new.model, path)

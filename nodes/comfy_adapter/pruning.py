@@ -4,6 +4,7 @@ One token makes queries, keys and their norm useless: to_q, to_k and norm2 of ev
 go, and with ``remove`` the temporal layers' to_v and to_out too.
 """
 
+import functools
 import logging
 
 import torch
@@ -41,12 +42,17 @@ class PrunedCrossAttention(HostCrossAttention):
 
     def __init__(self, layer: nn.Module, kind: str, is_removed: bool) -> None:
         super().__init__(layer, kind, is_removed)
-        self._original = (self,)  # the layer itself would keep its weights alive
+        self._original = ()  # the layer would keep its weights alive
         self.to_q = PrunedLinear(layer.to_q.weight.shape[1])
         self.to_k = PrunedLinear(layer.to_k.weight.shape[1])
         if is_removed:
             self.to_v = PrunedLinear(layer.to_v.weight.shape[1])
             self.to_out = nn.Sequential(PrunedLinear(layer.to_out[0].weight.shape[1]))
+
+    @property
+    def original(self) -> nn.Module:
+        """This layer: nothing stands behind it."""
+        return self
 
     def require_weights_for(self, mode: str) -> None:
         """Raise ValueError when ``mode`` (cached, remove, keep) needs weights that are gone."""
@@ -86,7 +92,7 @@ def adopt_pruned(patcher, temporal: str) -> None:
     freed = size_before - patcher.model_size()
     patcher.model.model_loaded_weight_memory = max(0, patcher.loaded_size() - freed)
     patcher.model.state_dict_for_saving = _refuse_saving  # this model object is nobody else's yet
-    patcher.__class__ = _pruned_class(type(patcher))
+    patcher.__class__ = _pruned_class(type(patcher), temporal)
 
 
 def _refuse_saving(*_args, **_kwargs):
@@ -96,10 +102,23 @@ def _refuse_saving(*_args, **_kwargs):
     )
 
 
-def _pruned_class(base: type) -> type:
+def follow_pruned(old, new) -> None:
+    """Prune the model of ``new``, a clone of ``old`` onto another model, as that of ``old`` is."""
+    temporal = getattr(old, "pruned_temporal", None)
+    blocks = cross_attention_blocks(new.model.diffusion_model)
+    if temporal and not all(isinstance(b.attn2, PrunedCrossAttention) for *_, b in blocks):
+        if hasattr(new, "pruned_temporal"):
+            new.__class__ = type(new).__base__  # adopt_pruned adds ours again
+        adopt_pruned(new, temporal)
+
+
+@functools.cache
+def _pruned_class(base: type, temporal: str) -> type:
     """Return ``base``, a ModelPatcher class, with patches for pruned weights left out."""
 
     class PrunedModelPatcher(base):
+        pruned_temporal = temporal
+
         def add_patches(self, patches, *args, **kwargs):
             kept, dropped = self._without_pruned(patches)
             if dropped:

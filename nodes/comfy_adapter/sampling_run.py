@@ -18,6 +18,8 @@ from ...vcut_core.run_summary import RunSummary
 logger = logging.getLogger(__name__)
 
 KEY = "vcut"  # the pack's key in every host dictionary that it writes to
+# Wrappers of others that sit between the conds and attn2 and leave the embedding as it is.
+HARMLESS_WRAPPERS = {KEY, "easycache", "lazycache", "torch.compile"}
 EMBEDDINGS = ("c_crossattn", "time_context")  # the entries of a cond that reach attn2
 
 
@@ -54,7 +56,7 @@ def sample_with_vcut(executor, *args, **kwargs):
     guider.model_options = run.install(shared_options)
     try:
         output = executor(*args, **kwargs)
-        run.wait_for(output)
+        run.finish(output)
         return output
     finally:
         guider.model_options = shared_options
@@ -75,7 +77,8 @@ class SamplingRun:
         )
         self.attn2_calls = 0
         self.expected_attn2_calls = 0
-        self.started_at = time.perf_counter()
+        self.cut_uuids: set = set()  # conds that were evaluated without their uncond
+        self.started_at: float | None = None  # of the first evaluation: loading is not sampling
 
     def install(self, model_options: dict) -> dict:
         """Return a copy of ``model_options`` with this run's wrappers in it.
@@ -94,15 +97,20 @@ class SamplingRun:
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kw):
         """CALC_COND_BATCH wrapper: past the cut, evaluate cond alone and return it for both."""
+        self.started_at = self.started_at or time.perf_counter()
         is_pair = len(conds) == 2 and all(conds)
-        if self.guidance is not None and not is_pair:
+        is_again = not is_pair and self._was_cut(conds)
+        if self.guidance is not None and not (is_pair or is_again):
             self.summary.untouched[_describe(conds)] += 1
-        if self.guidance is None or not is_pair or self._is_guided(timestep, model_options):
+        if not (is_pair or is_again) or self._is_guided(timestep, model_options):
             options = self._with_call_info(conds, model_options)
             return executor(model, conds, x_in, timestep, options, *args, **kw)
         scale = self.guidance.embedding_scale
         cond = [_scale_embedding(entry, scale) for entry in conds[0]]
         options = self._with_call_info([cond], model_options, scale)
+        if is_again:  # PAG and its like: compared with the cut prediction, so made as it was
+            return executor(model, [cond, *conds[1:]], x_in, timestep, options, *args, **kw)
+        self.cut_uuids.update(entry["uuid"] for entry in cond)
         output = executor(model, [cond, None], x_in, timestep, options, *args, **kw)[0]
         self.summary.evaluations_saved += _count_active(conds[1], x_in, timestep)
         return [output, output]  # equal, so any guidance function returns the conditional one
@@ -120,8 +128,8 @@ class SamplingRun:
         self.summary.unet_evaluations += len(transformer_options.get("cond_or_uncond", (0,)))
         self.expected_attn2_calls += self.num_layers
 
-    def wait_for(self, output) -> None:
-        """Wait until ``output`` is computed, so that the seconds are true; once a run."""
+    def finish(self, output) -> None:
+        """Mark the run as complete once ``output`` is computed, so that the seconds are true."""
         if isinstance(output, torch.Tensor) and output.numel():
             output.flatten()[0].item()
         self.summary.is_complete = True
@@ -129,17 +137,28 @@ class SamplingRun:
     def report(self) -> None:
         """Log the run's one line and show it on the nodes."""
         summary = self.summary
-        summary.elapsed_s = time.perf_counter() - self.started_at
+        if self.started_at is not None:
+            summary.elapsed_s = time.perf_counter() - self.started_at
         summary.affine_evaluated = self.cache.evaluated
         summary.affine_reused = self.cache.reused
-        summary.cache_bytes = self.cache.nbytes()
         bypassed = self.expected_attn2_calls - self.attn2_calls
         if bypassed > 0 and summary.is_complete:
             summary.untouched["cross-attention replaced by another pack"] += bypassed
         logger.info("VCUT: %s", summary.text())
         self._show(summary.text())
 
+    def _was_cut(self, conds) -> bool:
+        """Whether the one cond asked for is one that this run has evaluated without its uncond."""
+        present = [cond for cond in conds if cond]
+        return (
+            len(present) == 1
+            and present[0] is conds[0]
+            and all(entry.get("uuid") in self.cut_uuids for entry in present[0])
+        )
+
     def _is_guided(self, timestep, model_options: dict) -> bool:
+        if self.guidance is None:
+            return True
         if self.summary.plan is None:
             sigmas = model_options["transformer_options"]["sample_sigmas"]
             self.summary.plan = self.guidance.plan(sigmas.tolist())
@@ -154,7 +173,8 @@ class SamplingRun:
         call = CallInfo(
             run=self,
             embedding_scale=embedding_scale,
-            may_cache=all(_is_constant(entry) for entry in entries),
+            may_cache=not _may_change_the_embedding(model_options)
+            and all(_is_constant(entry) for entry in entries),
         )
         transformer_options = {**model_options["transformer_options"], KEY: call}
         return {**model_options, "transformer_options": transformer_options}
@@ -164,13 +184,16 @@ class SamplingRun:
         server = getattr(PromptServer, "instance", None)
         if server is None or not hasattr(server, "send_progress_text"):
             return
-        for node_id in self.node_ids:
-            server.send_progress_text(text, node_id, server.client_id)
+        try:
+            for node_id in self.node_ids:
+                server.send_progress_text(text, node_id, server.client_id)
+        except Exception:  # a line that cannot be shown must not cost the user the clip
+            logger.debug("VCUT: could not show the line on the node", exc_info=True)
 
 
 def _describe(conds) -> str:
     present = sum(bool(cond) for cond in conds)
-    return "one cond" if present == 1 else f"{present} conds"
+    return "cfg 1 or one cond" if present == 1 else f"guider with {present} conds"
 
 
 def _is_transformer_options(argument) -> bool:
@@ -185,6 +208,19 @@ def _scale_embedding(entry: dict, scale: float) -> dict:
             embedding = model_conds[name]
             model_conds[name] = type(embedding)(embedding.cond * scale)
     return {**entry, "model_conds": model_conds}
+
+
+def _may_change_the_embedding(model_options: dict) -> bool:
+    """Whether something of another pack stands between the conds and the model.
+
+    It may pass another embedding at every step under the same uuid, unseen from here.
+    """
+    if "model_function_wrapper" in model_options:
+        return True
+    wrappers = model_options["transformer_options"].get("wrappers", {})
+    kinds = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+    present = (key for kind in kinds for key, found in wrappers.get(kind, {}).items() if found)
+    return any(key not in HARMLESS_WRAPPERS for key in present)
 
 
 def _is_constant(entry: dict) -> bool:

@@ -2,8 +2,6 @@
 
 import time
 
-import comfy.model_patcher
-import comfy.patcher_extension
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
@@ -50,19 +48,15 @@ class CountEvaluations(io.ComfyNode):
 
 
 def _count_run(executor, *args, **kwargs):
-    guider = executor.class_obj
-    shared_options = guider.model_options
-    guider.model_options = comfy.model_patcher.create_model_options_clone(shared_options)
+    """OUTER_SAMPLE wrapper: count with a hook on the UNet, apart from all that VCUT uses."""
+    unet = executor.class_obj.model_patcher.model.diffusion_model
     counts = {"evaluations": 0, "started_at": None}
 
-    def count(inner_executor, x, timesteps, context, y, control, transformer_options, **rest):
+    def count(_unet, _inputs, options) -> None:
         counts["started_at"] = counts["started_at"] or time.perf_counter()
-        counts["evaluations"] += len(transformer_options["cond_or_uncond"])
-        return inner_executor(x, timesteps, context, y, control, transformer_options, **rest)
+        counts["evaluations"] += len(options["transformer_options"]["cond_or_uncond"])
 
-    comfy.patcher_extension.add_wrapper_with_key(
-        WrappersMP.DIFFUSION_MODEL, "vcut_demo", count, guider.model_options, is_model_options=True
-    )
+    hook = unet.register_forward_pre_hook(count, with_kwargs=True)
     try:
         output = executor(*args, **kwargs)
         output.flatten()[0].item()  # wait for the device
@@ -72,7 +66,7 @@ def _count_run(executor, *args, **kwargs):
         server.send_sync("vcut_demo.run", result, server.client_id)
         return output
     finally:
-        guider.model_options = shared_options
+        hook.remove()
 
 
 class TinySVDExtension(ComfyExtension):
