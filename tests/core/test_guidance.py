@@ -188,3 +188,11 @@ def test_slices_split_the_guided_steps_when_they_share_a_cut_sigma():
 
 def test_no_sigma_is_shared_when_nothing_is_cut():
     assert GuidanceConfig(5, 4).plan(FOUR).shareable_cut_sigma() is None
+
+
+@pytest.mark.parametrize("cut_sigma", [0.0, 3.0])
+def test_rising_schedule_is_never_cut(cut_sigma):
+    # Unsampling (FlipSigmas) goes up: what would be the last steps comes first.
+    plan = GuidanceConfig(2, 4, cut_sigma=cut_sigma).plan([0.0, 1.0, 2.0, 4.0, 8.0])
+    assert not plan.has_cut
+    assert all(plan.is_guided(sigma) for sigma in (0.0, 1.0, 2.0, 4.0, 8.0))

@@ -23,6 +23,7 @@ import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfy_extras.nodes_video_model import SVD_img2vid_Conditioning  # noqa: E402
+from tiny_svd.demo_nodes import watch_evaluations  # noqa: E402
 from tiny_svd.loader import load_tiny_svd  # noqa: E402
 
 STACKS = {"spatial": ".transformer_blocks.", "temporal": ".time_stack."}
@@ -133,12 +134,13 @@ def traced():
     def make(model):
         trace = []
 
-        def record(executor, x, timesteps, context, y, control, transformer_options, **rest):
-            trace.append(list(transformer_options["cond_or_uncond"]))
-            return executor(x, timesteps, context, y, control, transformer_options, **rest)
+        def record(executor, *args, **kwargs):
+            unet = executor.class_obj.model_patcher.model.diffusion_model
+            with watch_evaluations(unet, trace.append):
+                return executor(*args, **kwargs)
 
         clone = model.clone()
-        clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", record)
+        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "test", record)
         return clone, trace
 
     return make
@@ -212,10 +214,9 @@ class ReferenceGuider(comfy.samplers.CFGGuider):
     def predict_noise(self, x, timestep, model_options={}, seed=None):
         if timestep[0] > self.limit:
             return super().predict_noise(x, timestep, model_options, seed)
-        cond = self.conds["positive"]
-        conds = [[self._scaled(entry) for entry in cond], None]
+        cond = [self._scaled(entry) for entry in self.conds["positive"]]
         denoised, _ = comfy.samplers.calc_cond_batch(
-            self.inner_model, conds, x, timestep, model_options
+            self.inner_model, [cond, None], x, timestep, model_options
         )
         prediction = denoised
         for function in model_options.get("sampler_post_cfg_function", []):
@@ -246,7 +247,7 @@ def sample_cut_reference(tiny):
         schedule = comfy.samplers.KSampler(
             model, steps=steps, device="cpu", sampler=sampler, scheduler=scheduler
         )
-        guider.limit = float(schedule.sigmas[guided_steps]) * (1 + 1e-6)
+        guider.limit = float(schedule.sigmas[guided_steps]) * (1 + 1e-5)
         guider.scale = scale
         guider.set_cfg(cfg)
         positive, negative, latent = conditioning or tiny.conditioning()

@@ -344,3 +344,17 @@ def test_weights_keep_their_names_and_number_when_vcut_is_loaded(tiny):
         "CrossAttention"
     )
     assert after == before
+
+
+def test_embedding_that_a_function_wrapper_changes_by_step_is_never_stale(tiny, biased, difference):
+    def change_by_step(apply_model, args):
+        scale = 1.0 if float(args["timestep"].max()) > 5 else -3.0
+        c = {**args["c"], "c_crossattn": args["c"]["c_crossattn"] * scale}
+        return apply_model(args["input"], args["timestep"], **c)
+
+    model = biased.clone()
+    model.set_model_unet_function_wrapper(change_by_step)
+    unpatched = tiny.sample(model, steps=4)
+    assert difference(unpatched, tiny.sample(biased, steps=4)) > 1e-2
+    cached = tiny.sample(patch_cross_attentions(model, CACHED), steps=4)
+    assert difference(cached, unpatched) < 1e-5

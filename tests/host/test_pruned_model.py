@@ -9,6 +9,7 @@ import comfy.sd
 import folder_paths
 import pytest
 import torch
+from comfy.patcher_extension import CallbacksMP
 from comfy_extras.nodes_model_merging import ModelMergeSimple
 from comfy_extras.nodes_video_model import ImageOnlyCheckpointSave
 from safetensors.torch import save_file
@@ -78,6 +79,33 @@ def test_pruned_weights_are_freed():
     prune_model(model, CrossAttentionConfig())
     gc.collect()
     assert [weight() for weight in gone] == [None, None]
+
+
+def test_layers_go_with_the_model_without_waiting_for_the_garbage_collector():
+    pruned = _pruned("cached")
+    path, _kind = find_cross_attentions(pruned.model.diffusion_model)[0]
+    layer = weakref.ref(pruned.get_model_object(path))
+    gc.collect()
+    gc.disable()
+    try:
+        del pruned
+        assert layer() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("temporal", MODES)
+def test_clone_onto_another_model_is_pruned_too(tiny, temporal, difference):
+    pruned = _pruned(temporal)
+    expected = tiny.sample(pruned, steps=STEPS)
+    clone = pruned.clone()
+    clone.model = load_tiny_svd()[0].model  # a whole model, as newer hosts clone for several GPUs
+    clone.object_patches_backup = {}
+    for callback in pruned.get_all_callbacks(CallbacksMP.ON_CLONE):
+        callback(pruned, clone)
+    assert clone.model_size() == pruned.model_size()
+    assert type(clone) is type(pruned)
+    assert difference(tiny.sample(clone, steps=STEPS), expected) < 1e-5
 
 
 @pytest.mark.parametrize("temporal", MODES)
@@ -175,4 +203,14 @@ def test_file_that_is_no_svd_checkpoint_is_one_sentence(tmp_path, monkeypatch, c
         file.write_bytes(b"not a model")
     monkeypatch.setattr(folder_paths, "get_full_path", lambda *_: str(file))
     with pytest.raises(ValueError, match="expected an SVD checkpoint, could not read model.safe"):
+        load_pruned("model.safetensors", CrossAttentionConfig(), "VCUT Load SVD Checkpoint")
+
+
+def test_error_without_a_text_is_still_one_sentence(monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise AssertionError
+
+    monkeypatch.setattr(folder_paths, "get_full_path", lambda *_: "model.safetensors")
+    monkeypatch.setattr(comfy.sd, "load_checkpoint_guess_config", fail)
+    with pytest.raises(ValueError, match="could not read model.safetensors .AssertionError."):
         load_pruned("model.safetensors", CrossAttentionConfig(), "VCUT Load SVD Checkpoint")

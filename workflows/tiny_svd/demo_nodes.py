@@ -1,6 +1,8 @@
 """The demo's two nodes: the tiny SVD's loader, and a counter that proves what VCUT says."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import ComfyExtension, io
@@ -47,26 +49,45 @@ class CountEvaluations(io.ComfyNode):
         return io.NodeOutput(clone)
 
 
-def _count_run(executor, *args, **kwargs):
-    """OUTER_SAMPLE wrapper: count with a hook on the UNet, apart from all that VCUT uses."""
-    unet = executor.class_obj.model_patcher.model.diffusion_model
-    counts = {"evaluations": 0, "started_at": None}
+@contextmanager
+def watch_evaluations(unet, on_evaluation: Callable[[list[int]], None]) -> Iterator[None]:
+    """Call ``on_evaluation`` with cond_or_uncond whenever the UNet really computes.
 
-    def count(_unet, _inputs, options) -> None:
-        counts["started_at"] = counts["started_at"] or time.perf_counter()
-        counts["evaluations"] += len(options["transformer_options"]["cond_or_uncond"])
+    By hooks on its modules, apart from the wrappers that VCUT and others use: a call that a step
+    cache answers never reaches ``time_embed``.
+    """
+    called_with = []
 
-    hook = unet.register_forward_pre_hook(count, with_kwargs=True)
+    def note_call(_unet, _inputs, options) -> None:
+        called_with[:] = options["transformer_options"]["cond_or_uncond"]
+
+    hooks = [
+        unet.register_forward_pre_hook(note_call, with_kwargs=True),
+        unet.time_embed.register_forward_pre_hook(lambda *_: on_evaluation(list(called_with))),
+    ]
     try:
-        output = executor(*args, **kwargs)
-        output.flatten()[0].item()  # wait for the device
-        elapsed_s = time.perf_counter() - counts["started_at"]
-        server = PromptServer.instance
-        result = {"evaluations": counts["evaluations"], "elapsed_s": elapsed_s}
-        server.send_sync("vcut_demo.run", result, server.client_id)
-        return output
+        yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
+
+
+def _count_run(executor, *args, **kwargs):
+    """OUTER_SAMPLE wrapper: count one run and send the counts to the client."""
+    times, evaluations = [], 0
+
+    def count(cond_or_uncond: list[int]) -> None:
+        nonlocal evaluations
+        times.append(time.perf_counter())
+        evaluations += len(cond_or_uncond)
+
+    with watch_evaluations(executor.class_obj.model_patcher.model.diffusion_model, count):
+        output = executor(*args, **kwargs)
+    output.flatten()[0].item()  # wait for the device
+    result = {"evaluations": evaluations, "elapsed_s": time.perf_counter() - times[0]}
+    server = PromptServer.instance
+    server.send_sync("vcut_demo.run", result, server.client_id)
+    return output
 
 
 class TinySVDExtension(ComfyExtension):
