@@ -3,9 +3,7 @@
 from comfy_api.latest import io
 
 from ..vcut_core.cross_attention import CrossAttentionConfig
-from .comfy_adapter import checkpoint_names, load_pruned
-
-DISPLAY_NAME = "VCUT Load SVD Checkpoint"
+from .comfy_adapter import LOADER, PRUNED_MODES, checkpoint_names, load_pruned
 
 
 class LoadSVDCheckpoint(io.ComfyNode):
@@ -13,7 +11,7 @@ class LoadSVDCheckpoint(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="VCUT_LoadSVDCheckpoint",
-            display_name=DISPLAY_NAME,
+            display_name=LOADER,
             category="VCUT",
             description=(
                 "Loads SVD without the 50 to 76 million weights that cannot change the picture. In "
@@ -27,7 +25,7 @@ class LoadSVDCheckpoint(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "temporal",
-                    options=["cached", "remove"],
+                    options=list(PRUNED_MODES),
                     default="cached",
                     tooltip="The 16 cross-attentions over time. cached: same picture up to "
                     "rounding. remove: the paper's setting, fewest weights, changes the motion.",
@@ -45,4 +43,4 @@ class LoadSVDCheckpoint(io.ComfyNode):
     def execute(cls, ckpt_name: str, temporal: str) -> io.NodeOutput:
         node_id = getattr(cls.hidden, "unique_id", None)  # no hidden inputs: called by a script
         config = CrossAttentionConfig(temporal=temporal)
-        return io.NodeOutput(*load_pruned(ckpt_name, config, DISPLAY_NAME, node_id))
+        return io.NodeOutput(*load_pruned(ckpt_name, config, node_id))

@@ -7,17 +7,14 @@ is no state to reset. Decisions and arithmetic live in ``vcut_core``.
 """
 
 from .layers import HostCrossAttention, find_cross_attentions
-from .model_patches import (
-    checkpoint_names,
-    load_pruned,
-    patch_cross_attentions,
-    prune_model,
-    require_svd,
-    schedule_guidance,
-)
+from .loading import checkpoint_names, load_pruned, prune_model
+from .model_patches import patch_cross_attentions, require_svd, schedule_guidance
+from .pruning import LOADER, PRUNED_MODES
 from .sampling_run import SamplingRun
 
 __all__ = [
+    "LOADER",
+    "PRUNED_MODES",
     "HostCrossAttention",
     "SamplingRun",
     "checkpoint_names",

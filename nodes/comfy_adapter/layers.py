@@ -1,5 +1,6 @@
 """The cross-attention layers of an SVD UNet: where they are, and what stands in for one."""
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -31,6 +32,10 @@ class HostCrossAttention(AffineCrossAttention):
     def __init__(self, original: torch.nn.Module, kind: str, is_removed: bool) -> None:
         super().__init__(original, is_removed)
         self.kind = kind
+
+    def __deepcopy__(self, memo):
+        """Return a copy of the layer itself: nothing on a copied model would take this one out."""
+        return copy.deepcopy(self.original, memo)
 
     @torch.compiler.disable  # looks up and counts; compiled, it would compile anew at every call
     def forward(self, x, context=None, value=None, mask=None, transformer_options={}):

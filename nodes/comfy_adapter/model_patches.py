@@ -1,10 +1,7 @@
 """What the nodes leave on a cloned model: replaced layers, a config, one wrapper."""
 
 import comfy.model_base
-import comfy.model_management
-import comfy.sd
 import comfy.utils
-import folder_paths
 import torch
 from comfy.ldm.modules.attention import CrossAttention
 from comfy.patcher_extension import CallbacksMP, WrappersMP
@@ -12,11 +9,10 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from ...vcut_core.cross_attention import CrossAttentionConfig
 from ...vcut_core.guidance import GuidanceConfig
 from .layers import HostCrossAttention, find_cross_attentions
-from .pruning import PrunedCrossAttention, adopt_pruned, follow_pruned
+from .pruning import PrunedCrossAttention, follow_pruned
 from .sampling_run import KEY, PatchedLayers, sample_with_vcut
 
 CONNECT_SVD = "Connect MODEL from Image Only Checkpoint Loader (img2vid model)."
-CHOOSE_SVD = "Choose svd.safetensors or svd_xt.safetensors in the node."
 
 
 def require_svd(model, node_name: str, advice: str = CONNECT_SVD) -> None:
@@ -51,7 +47,7 @@ def patch_cross_attentions(model, config: CrossAttentionConfig, node_id: str | N
             is_removed and type(current) is PrunedCrossAttention
         ):
             clone.add_object_patch(path, HostCrossAttention(current, kind, is_removed))
-    return _with_config(clone, "cross_attention", PatchedLayers(config, wanted), node_id)
+    return with_config(clone, "cross_attention", PatchedLayers(config, wanted), node_id)
 
 
 def _without_stand_in(clone, path: str) -> torch.nn.Module:
@@ -66,53 +62,9 @@ def _without_stand_in(clone, path: str) -> torch.nn.Module:
     return current.original
 
 
-def checkpoint_names() -> list[str]:
-    """Return the checkpoints that ComfyUI lists."""
-    return folder_paths.get_filename_list("checkpoints")
-
-
-def load_pruned(
-    ckpt_name: str, config: CrossAttentionConfig, node_name: str, node_id: str | None = None
-):
-    """Return (MODEL, CLIP_VISION, VAE) of an SVD checkpoint, the model pruned for ``config``.
-
-    ckpt_name: as ComfyUI lists it under checkpoints.
-    Raises ValueError when the file is missing, damaged or no SVD checkpoint.
-    """
-    path = folder_paths.get_full_path("checkpoints", ckpt_name)
-    if path is None:
-        raise ValueError(
-            f"{node_name}: expected a checkpoint, found no {ckpt_name}. Choose another."
-        )
-    try:
-        model, _clip, vae, clip_vision = comfy.sd.load_checkpoint_guess_config(
-            path, output_vae=True, output_clip=False, output_clipvision=True
-        )
-    except (comfy.model_management.OOM_EXCEPTION, MemoryError):
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"{node_name}: expected an SVD checkpoint, could not read {ckpt_name} "
-            f"({_first_line(error)}). Download it again or choose another."
-        ) from error
-    require_svd(model, node_name, CHOOSE_SVD)
-    return prune_model(model, config, node_id), clip_vision, vae
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def prune_model(model, config: CrossAttentionConfig, node_id: str | None = None):
-    """Return ``model`` itself, nobody else's yet, pruned for ``config`` and following it."""
-    adopt_pruned(model, config.temporal)
-    count = len(find_cross_attentions(model.model.diffusion_model))
-    return _with_config(model, "cross_attention", PatchedLayers(config, count), node_id)
-
-
 def schedule_guidance(model, config: GuidanceConfig, node_id: str | None = None):
     """Return a clone of ``model`` whose guidance ends where ``config`` says."""
-    return _with_config(model.clone(), "guidance", config, node_id)
+    return with_config(model.clone(), "guidance", config, node_id)
 
 
 def _unpatched(model, path: str) -> torch.nn.Module:
@@ -134,12 +86,10 @@ def _rebind(old, new) -> None:
     for path, layer in list(new.object_patches.items()):
         if type(layer) is HostCrossAttention and layer.original is _unpatched(old, path):
             original = comfy.utils.get_attr(new.model, path)
-            if type(original) is HostCrossAttention:  # copied while a patch was live
-                original = original.original
             new.add_object_patch(path, HostCrossAttention(original, layer.kind, layer.is_removed))
 
 
-def _with_config(clone, name: str, config, node_id: str | None):
+def with_config(clone, name: str, config, node_id: str | None):
     """Store ``config`` on ``clone`` and make sure that our two hooks are there once."""
     options = clone.model_options.setdefault("transformer_options", {})
     vcut = dict(options.get(KEY, {}))  # the dict may be shared with the model cloned from

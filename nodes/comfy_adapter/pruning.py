@@ -4,6 +4,7 @@ One token makes queries, keys and their norm useless: to_q, to_k and norm2 of ev
 go, and with ``remove`` the temporal layers' to_v and to_out too.
 """
 
+import copy
 import functools
 import logging
 
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 LOADER = "VCUT Load SVD Checkpoint"
 STOCK_LOADER = "Image Only Checkpoint Loader"
+PRUNED_MODES = ("cached", "remove")
 
 
 class PrunedLinear(nn.Module):
@@ -48,6 +50,13 @@ class PrunedCrossAttention(HostCrossAttention):
         if is_removed:
             self.to_v = PrunedLinear(layer.to_v.weight.shape[1])
             self.to_out = nn.Sequential(PrunedLinear(layer.to_out[0].weight.shape[1]))
+
+    def __deepcopy__(self, memo):
+        """Return a pruned copy: this layer is the model's own."""
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
 
     @property
     def original(self) -> nn.Module:
@@ -85,7 +94,15 @@ def prune(diffusion_model: nn.Module, temporal: str) -> None:
 
 
 def adopt_pruned(patcher, temporal: str) -> None:
-    """Prune the model of a patcher that is just loaded and make the patcher account for it."""
+    """Prune the model of a patcher that is just loaded and make the patcher account for it.
+
+    Raises ValueError for a ``temporal`` that needs the weights.
+    """
+    if temporal not in PRUNED_MODES:
+        raise ValueError(
+            f"{LOADER}: expected temporal to be one of {', '.join(PRUNED_MODES)}, got {temporal}. "
+            f"Use {STOCK_LOADER} for it."
+        )
     size_before = patcher.model_size()
     prune(patcher.model.diffusion_model, temporal)
     patcher.size = 0  # makes the host measure anew

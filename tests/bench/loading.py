@@ -68,9 +68,7 @@ def measure(checkpoint: str, loader: str) -> str:
         from vcut.nodes.comfy_adapter import load_pruned
         from vcut.vcut_core.cross_attention import CrossAttentionConfig
 
-        model, _clip_vision, _vae = load_pruned(
-            checkpoint, CrossAttentionConfig(temporal=loader), "loading.py"
-        )
+        model, _clip_vision, _vae = load_pruned(checkpoint, CrossAttentionConfig(temporal=loader))
     count = sum(parameter.numel() for parameter in model.model.diffusion_model.parameters())
     memory = psutil.Process().memory_info()
     peak = getattr(memory, "peak_wset", None) or _peak_rss()

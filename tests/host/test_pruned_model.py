@@ -1,5 +1,6 @@
 """The model that VCUT Load SVD Checkpoint returns: what is gone, and that nothing else changes."""
 
+import copy
 import gc
 import weakref
 
@@ -92,6 +93,17 @@ def test_layers_go_with_the_model_without_waiting_for_the_garbage_collector():
         assert layer() is None
     finally:
         gc.enable()
+
+
+def test_copied_model_is_pruned_and_computes_with_its_own_weights(tiny, difference):
+    pruned = _pruned("cached")
+    expected = tiny.sample(pruned, steps=STEPS)
+    clone = pruned.clone()
+    clone.model = copy.deepcopy(pruned.model)
+    clone.object_patches_backup = {}
+    for weight in pruned.model.diffusion_model.parameters():
+        weight.data.zero_()  # the copy must not look
+    assert difference(tiny.sample(clone, steps=STEPS), expected) < 1e-5
 
 
 @pytest.mark.parametrize("temporal", MODES)
@@ -203,7 +215,7 @@ def test_file_that_is_no_svd_checkpoint_is_one_sentence(tmp_path, monkeypatch, c
         file.write_bytes(b"not a model")
     monkeypatch.setattr(folder_paths, "get_full_path", lambda *_: str(file))
     with pytest.raises(ValueError, match="expected an SVD checkpoint, could not read model.safe"):
-        load_pruned("model.safetensors", CrossAttentionConfig(), "VCUT Load SVD Checkpoint")
+        load_pruned("model.safetensors", CrossAttentionConfig())
 
 
 def test_error_without_a_text_is_still_one_sentence(monkeypatch):
@@ -213,4 +225,9 @@ def test_error_without_a_text_is_still_one_sentence(monkeypatch):
     monkeypatch.setattr(folder_paths, "get_full_path", lambda *_: "model.safetensors")
     monkeypatch.setattr(comfy.sd, "load_checkpoint_guess_config", fail)
     with pytest.raises(ValueError, match="could not read model.safetensors .AssertionError."):
-        load_pruned("model.safetensors", CrossAttentionConfig(), "VCUT Load SVD Checkpoint")
+        load_pruned("model.safetensors", CrossAttentionConfig())
+
+
+def test_mode_that_needs_the_weights_is_refused_when_a_script_asks_for_it():
+    with pytest.raises(ValueError, match="expected temporal to be one of cached, remove, got keep"):
+        _pruned("keep")

@@ -1,0 +1,305 @@
+"""What hosts newer than 0.3.75 do, simulated on it: more models, more threads, more arguments."""
+
+import copy
+import threading
+
+import comfy.model_patcher
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.patcher_extension import CallbacksMP, WrappersMP
+from vcut.nodes.comfy_adapter import (
+    HostCrossAttention,
+    patch_cross_attentions,
+    schedule_guidance,
+)
+from vcut.vcut_core.cross_attention import CrossAttentionConfig
+from vcut.vcut_core.guidance import GuidanceConfig
+
+ModelPatcher = comfy.model_patcher.ModelPatcher
+
+
+@pytest.fixture(scope="module")
+def conditioning(tiny):
+    return tiny.conditioning(frames=2)
+
+
+@pytest.fixture
+def sample(tiny, conditioning):
+    return lambda model: tiny.sample(model, steps=3, conditioning=conditioning)
+
+
+# --- a clone onto another model object ----------------------------------------------------------
+
+
+def clone_onto_second_model(patcher):
+    """What newer hosts do for several GPUs: a clone that owns a copy of the model."""
+    callbacks, patcher.callbacks = patcher.callbacks, {}
+    clone = ModelPatcher.clone(patcher)
+    patcher.callbacks = callbacks
+    for kind, by_key in callbacks.items():
+        clone.callbacks[kind] = {key: list(functions) for key, functions in by_key.items()}
+    clone.model = copy.deepcopy(patcher.model)
+    clone.backup, clone.object_patches_backup = {}, {}
+    for callback in patcher.get_all_callbacks(CallbacksMP.ON_CLONE):
+        callback(patcher, clone)
+    return clone
+
+
+class EverOntoSecondModel(ModelPatcher):
+    """A patcher whose every clone is one onto another model."""
+
+    def clone(self):
+        return clone_onto_second_model(self)
+
+
+def _plain(patcher):
+    """A clone for the same model object without anything that VCUT left, as if it were bypassed."""
+    clone = ModelPatcher.clone(patcher)
+    clone.object_patches, clone.wrappers, clone.callbacks = {}, {}, {}
+    clone.model_options = {"transformer_options": {}}
+    return clone
+
+
+def _change_weights(patcher):
+    """Double what every cross-attention of this model object adds, as another LoRA might."""
+    for name, weight in patcher.model.diffusion_model.named_parameters():
+        if ".attn2.to_v." in name or ".attn2.to_out.0." in name:
+            weight.data.mul_(1.5)
+
+
+def _has_stand_ins(patcher):
+    return any(isinstance(module, HostCrossAttention) for module in patcher.model.modules())
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_stand_ins_use_the_weights_of_the_model_cloned_onto(
+    make_small_svd, with_vcut, sample, difference, is_live
+):
+    first = with_vcut(make_small_svd())
+    if is_live:
+        sample(first)
+    second = clone_onto_second_model(first)
+    _change_weights(second)
+    reference, other = sample(_plain(second)), sample(_plain(first))
+    assert difference(reference, other) > 1e-3
+    for model, expected in ((second, reference), (first, other), (second, reference)):
+        assert difference(sample(model), expected) < 1e-5
+    # And of nothing but that model.
+    own = {id(weight) for weight in second.model.parameters()}
+    for layer in second.object_patches.values():
+        assert all(id(weight) in own for weight in layer.parameters())
+        assert layer.original is not first.object_patches
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_second_model_is_plain_when_vcut_is_bypassed(make_small_svd, with_vcut, sample, is_live):
+    first = with_vcut(make_small_svd(), temporal="remove")
+    expected = sample(_plain(first))
+    if is_live:
+        sample(first)
+    second = clone_onto_second_model(first)
+    sample(second)
+    assert torch.equal(sample(_plain(second)), expected)
+    assert not _has_stand_ins(second)
+
+
+def test_a_plain_clone_is_plain_on_the_second_model_when_copied_while_vcut_was_live(
+    make_small_svd, with_vcut, sample
+):
+    plain = make_small_svd()
+    expected = sample(plain)
+    model = with_vcut(plain, temporal="remove")
+    sample(model)
+    second = clone_onto_second_model(plain)
+    assert torch.equal(sample(second), expected)
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_a_third_model_uses_its_own_weights(make_small_svd, with_vcut, sample, difference, is_live):
+    second = clone_onto_second_model(with_vcut(make_small_svd()))
+    if is_live:
+        sample(second)
+    third = clone_onto_second_model(second.clone())
+    _change_weights(third)
+    assert difference(sample(third), sample(_plain(third))) < 1e-5
+
+
+def test_both_nodes_work_when_every_clone_is_onto_another_model(
+    make_small_svd, with_vcut, sample, difference
+):
+    plain = make_small_svd()
+    host = EverOntoSecondModel(plain.model, plain.load_device, plain.offload_device)
+    model = with_vcut(with_vcut(host, 2, 3, temporal="remove"))
+    assert model.model is not plain.model
+    _change_weights(plain)  # must not reach the model cloned onto
+    assert difference(sample(model), sample(_plain(model))) < 1e-5
+    assert difference(sample(model), sample(plain)) > 1e-3
+
+
+# --- threads ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sample_together(tiny, conditioning, monkeypatch):
+    """Return a function: models -> their latents, sampled at once in a thread each."""
+    lock = threading.Lock()
+    positive, negative, latent = conditioning
+    noise = comfy.sample.prepare_noise(latent["samples"], 0)
+    sigmas = tiny.sigmas(3)
+
+    def load(executor, *args, **kwargs):
+        with lock:  # 0.3.75 keeps its list of loaded models for one thread
+            return executor(*args, **kwargs)
+
+    def sample(models):
+        barrier = threading.Barrier(len(models), timeout=60)
+        outputs = [None] * len(models)
+
+        def keep_step(executor, *args, **kwargs):
+            barrier.wait()  # every evaluation of one run is next to one of the other's
+            return executor(*args, **kwargs)
+
+        def run(index):
+            model = models[index].clone()
+            model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "test", load)
+            model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "test", keep_step)
+            guider = comfy.samplers.CFGGuider(model)
+            guider.set_conds(positive, negative)
+            guider.set_cfg(2.5)
+            sampler = comfy.samplers.sampler_object("euler")
+            with torch.inference_mode():
+                outputs[index] = guider.sample(noise, latent["samples"], sampler, sigmas, seed=0)
+
+        threads = [threading.Thread(target=run, args=(index,)) for index in range(len(models))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return outputs
+
+    return sample
+
+
+@pytest.mark.parametrize("is_of_one_node", [False, True])
+def test_two_threads_get_what_each_would_get_alone(
+    make_small_svd, with_vcut, sample, sample_together, summaries, is_of_one_node
+):
+    first = with_vcut(make_small_svd(seed=1), 3, 3)
+    if is_of_one_node:  # as a host that samples on two GPUs would
+        second = clone_onto_second_model(first)
+        _change_weights(second)
+    else:
+        second = with_vcut(make_small_svd(seed=2), 3, 3, temporal="remove")
+    expected = [sample(first), sample(second)]
+    for output, alone in zip(sample_together([first, second]), expected, strict=True):
+        assert torch.equal(output, alone)
+    alone, together = summaries()[:2], summaries()[2:]
+    assert sorted(_counts(line) for line in together) == sorted(_counts(line) for line in alone)
+
+
+def _counts(line):
+    return line.rpartition(";")[0]  # without the seconds
+
+
+# --- arguments that do not exist yet --------------------------------------------------------------
+
+
+def _pass_more(executor, *args, **kwargs):
+    return executor(*args, "new", future="newer", **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "owner", "name"),
+    [
+        (WrappersMP.OUTER_SAMPLE, comfy.samplers.CFGGuider, "outer_sample"),
+        (WrappersMP.CALC_COND_BATCH, comfy.samplers, "_calc_cond_batch"),
+        (WrappersMP.DIFFUSION_MODEL, UNetModel, "_forward"),
+    ],
+    ids=["OUTER_SAMPLE", "CALC_COND_BATCH", "DIFFUSION_MODEL"],
+)
+def test_unknown_arguments_are_passed_on(
+    make_small_svd, with_vcut, sample, difference, monkeypatch, kind, owner, name
+):
+    base = make_small_svd()
+    expected = sample(with_vcut(base, 2, 3))
+    seen = []
+    original = getattr(owner, name)
+
+    def newer(*args, future=None, **kwargs):
+        seen.append((args[-1], future))
+        return original(*args[:-1], **kwargs)
+
+    monkeypatch.setattr(owner, name, newer)
+    other_pack = base.clone()
+    other_pack.add_wrapper_with_key(kind, "test", _pass_more)
+    assert difference(sample(with_vcut(other_pack, 2, 3)), expected) < 1e-5
+    assert seen and set(seen) == {("new", "newer")}
+
+
+def test_counts_are_right_when_options_come_by_keyword(
+    make_small_svd, with_vcut, sample, difference, summaries
+):
+    def by_keyword(executor, x, timesteps, context, y, control, transformer_options, **kwargs):
+        kwargs |= {"context": context, "y": y, "control": control}
+        return executor(x, timesteps, transformer_options=transformer_options, **kwargs)
+
+    base = make_small_svd()
+    expected = sample(with_vcut(base, 2, 3))
+    other_pack = base.clone()
+    other_pack.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", by_keyword)
+    assert difference(sample(with_vcut(other_pack, 2, 3)), expected) < 1e-5
+    for line in summaries():
+        assert line.startswith("VCUT: 4 of 6 UNet evaluations; guided 1-1 of 3")
+
+
+# --- clone() that shares, clone() that copies ---------------------------------------------------
+
+
+class Sharing(ModelPatcher):
+    """Clones the two outer dicts of model_options only and shares what is in them."""
+
+    def clone(self):
+        options, self.model_options = self.model_options, {"transformer_options": {}}
+        clone = ModelPatcher.clone(self)
+        self.model_options = options
+        inner = dict(options["transformer_options"])
+        clone.model_options = {**options, "transformer_options": inner}
+        return clone
+
+
+@pytest.mark.parametrize("host", [ModelPatcher, Sharing])
+def test_settings_stay_with_their_clone_when_clone(make_small_svd, sample, traced, host):
+    plain = make_small_svd()
+    base = host(plain.model, plain.load_device, plain.offload_device)
+    first = schedule_guidance(base, GuidanceConfig(2, 3))
+    cached = patch_cross_attentions(first, CrossAttentionConfig())
+    second = schedule_guidance(cached, GuidanceConfig(4, 3))
+    third = first.clone()
+    traces = {}
+    for name, model in (("base", base), ("first", first), ("second", second), ("third", third),
+                        ("cached", cached), ("again", first)):  # fmt: skip
+        model, trace = traced(model)
+        sample(model)
+        traces[name] = sum(map(len, trace))
+    # Guided throughout: 6 evaluations; from step 2 on unguided: 4
+    assert traces == {
+        "base": 6, "first": 4, "second": 6, "third": 4, "cached": 4, "again": 4,
+    }  # fmt: skip
+    assert base.model_options["transformer_options"] == {}
+
+
+@pytest.mark.parametrize("host", [ModelPatcher, Sharing])
+def test_runs_of_clones_leave_nothing_in_each_other_when_clone(make_small_svd, sample, host):
+    plain = make_small_svd()
+    base = host(plain.model, plain.load_device, plain.offload_device)
+    model = patch_cross_attentions(
+        schedule_guidance(base, GuidanceConfig(2, 3)), CrossAttentionConfig()
+    )
+    options = copy.deepcopy(model.model_options)
+    expected = sample(model)
+    clone = model.clone()
+    assert torch.equal(sample(clone), expected) and torch.equal(sample(model), expected)
+    assert model.model_options == options and clone.model_options == options
