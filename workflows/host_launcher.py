@@ -5,10 +5,12 @@ It makes ComfyUI start where torch has no CUDA, and end when the process that st
 
 import os
 import runpy
+import subprocess
 import sys
 import threading
 from pathlib import Path
 
+FOLDER = Path(__file__).resolve().parent
 _declared: list = []  # a torch Library takes its operators with it when it is collected
 
 
@@ -61,9 +63,12 @@ def main() -> None:
     sys.argv = [str(script), *sys.argv[2:]]
     sys.path[0] = str(script.parent)
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    make_torchvision_importable()
-    if "--cpu" not in sys.argv and not has_accelerator():
-        sys.argv.append("--cpu")
+    # Asked in another process: where there is a GPU, main.py must be the first to import torch.
+    question = "from host_launcher import has_accelerator; raise SystemExit(not has_accelerator())"
+    if subprocess.run([sys.executable, "-c", question], cwd=FOLDER).returncode != 0:
+        make_torchvision_importable()
+        if "--cpu" not in sys.argv:
+            sys.argv.append("--cpu")
     runpy.run_path(str(script), run_name="__main__")
 
 

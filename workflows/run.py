@@ -2,8 +2,8 @@
 
 python3 workflows/run.py [--image FILE] [--checkpoint NAME] ...
 
-Sets up a private ComfyUI the first time. Without --checkpoint it uses the tiny SVD, whose clips
-show that everything works and nothing about quality.
+Sets up a private ComfyUI the first time. Without --checkpoint it uses the tiny SVD, which knows
+four sprites at 64x64 pixels (workflows/tiny_svd/README.md); other pictures come out as blobs.
 """
 
 import argparse
@@ -15,9 +15,9 @@ from pathlib import Path
 import graph
 from host_install import PACK, WORKFLOWS, HostError, current_host, run_inside
 
-EXAMPLE_IMAGE = WORKFLOWS / "tiny_svd" / "example_input.jpg"
+EXAMPLE_IMAGE = WORKFLOWS / "tiny_svd" / "example_input.png"
 DEFAULT_WORKFLOW = WORKFLOWS / "svd_vcut.json"
-TINY_SIDE = 128  # pixels: the tiny SVD's width and height
+TINY_SIDE = 64  # pixels: the width and height that the tiny SVD was trained at
 IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\x00", b"MM\x00*")
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".sft")
 
@@ -262,8 +262,8 @@ def _table(without: Clip, with_vcut: Clip, sheet: Path, is_tiny: bool) -> str:
     lines.append(f"VCUT: {with_vcut.summary}")
     if is_tiny:
         lines.append(
-            "Made with the tiny SVD, whose weights are not good enough to judge quality by; its "
-            "seconds say nothing about a full-size model."
+            "Made with the tiny SVD, trained on generated clips: it shows what VCUT does to a "
+            "small model of SVD's kind, not to SVD. Its seconds say nothing about a full-size one."
         )
     for path in (without.path, with_vcut.path, sheet.with_name("side_by_side.mp4"), sheet):
         lines.append(str(path))

@@ -17,6 +17,7 @@ from host_launcher import make_comfyui_importable  # noqa: E402
 DEFAULT_FILE = ROOT / ".venv" / "models" / "checkpoints" / "svd_xt_random.safetensors"
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
+SEED = 2407
 CLIP_VISION_PREFIX = "conditioner.embedders.0.open_clip.model.visual."
 
 
@@ -27,7 +28,6 @@ def main() -> int:
         return exit_code
     make_comfyui_importable(current_host().comfyui)
     from safetensors.torch import save_file
-    from tiny_svd.write_random_weights import random_weights
 
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -37,16 +37,39 @@ def main() -> int:
     return 0
 
 
+def random_weights(shapes: dict) -> dict:
+    """Return seeded fp16 weights of these shapes that keep activations of order 1."""
+    import torch
+
+    generator = torch.Generator().manual_seed(SEED)
+    return {name: _random(name, torch.Size(s), generator).half() for name, s in shapes.items()}
+
+
+def _random(name: str, shape, generator):
+    import torch
+
+    if name.endswith("bias"):
+        return torch.zeros(shape)
+    if len(shape) < 2:
+        return torch.ones(shape)
+    # A small last layer keeps the sampler stable.
+    gain = 0.1 if name.endswith("diffusion_model.out.2.weight") else 1.0
+    return gain * torch.randn(shape, generator=generator) / shape[1:].numel() ** 0.5
+
+
 def unet_shapes() -> dict:
     """Return the shapes of SVD-XT's UNet under the checkpoint's keys."""
     import comfy.ops
     import torch
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-    from tiny_svd.write_random_weights import UNET
+    from tiny_svd.architecture import UNET
 
     sizes = {
         "model_channels": 320,
         "channel_mult": [1, 2, 4, 4],
+        "num_res_blocks": [2] * 4,
+        "transformer_depth": [1] * 6 + [0] * 2,
+        "transformer_depth_output": [1] * 9 + [0] * 3,
         "context_dim": 1024,
         "num_head_channels": 64,
     }

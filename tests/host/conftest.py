@@ -40,8 +40,8 @@ class TinySVD:
     def conditioning(self, seed: int = 0, frames: int = 4, size: int = 96, pictures: int = 1):
         """Return (positive, negative, latent) for seeded random pictures of size x size.
 
-        From 96 pixels on, the deepest level is more than 1x1: below, its GroupNorm spans two
-        values and turns the last bit of rounding into a sign.
+        A deepest level of 1x1 would be chaotic: GroupNorm over two values turns the last bit of
+        rounding into a sign. At 96 pixels it is 3x3.
         """
         generator = torch.Generator().manual_seed(seed)
         picture = torch.rand(pictures, size, size, 3, generator=generator)

@@ -153,8 +153,8 @@ class Control(comfy.controlnet.ControlBase):
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
         self.embeddings.append(cond["c_crossattn"].detach().clone())
         rows, _, height, width = x_noisy.shape
-        change = torch.full((rows, 64, height // 8 + 1, width // 8 + 1), 0.5)
-        return {"middle": [change[:, :, :2, :2]], "output": []}
+        change = torch.full((rows, 64, height // 4, width // 4), 0.5)
+        return {"middle": [change], "output": []}
 
     def get_models(self):
         return []

@@ -33,8 +33,8 @@ OTHER_NODES = {
     "VideoLinearCFGGuidance": lambda model: VideoLinearCFGGuidance().patch(model, 1.0)[0],
     "VideoTriangleCFGGuidance": lambda model: VideoTriangleCFGGuidance().patch(model, 1.0)[0],
     "RescaleCFG": lambda model: RescaleCFG().patch(model, 0.7)[0],
-    "FreeU": lambda model: FreeU().patch(model, 1.1, 1.2, 0.9, 0.2)[0],
-    "FreeU_V2": lambda model: FreeU_V2().patch(model, 1.3, 1.4, 0.9, 0.2)[0],
+    "FreeU": lambda model: _free_u(FreeU, model, 1.1, 1.2, 0.9, 0.2),
+    "FreeU_V2": lambda model: _free_u(FreeU_V2, model, 1.3, 1.4, 0.9, 0.2),
     "PerturbedAttentionGuidance": lambda model: PerturbedAttentionGuidance.execute(
         model, 3.0
     ).result[0],
@@ -45,6 +45,19 @@ OTHER_NODES = {
         model, "v_prediction", False
     )[0],
 }
+
+
+def _free_u(node, model, *strengths):
+    """Patch with FreeU, which acts on layers 2 and 4 times as wide as the model says it is."""
+    config = model.model.model_config.unet_config
+    width = config["model_channels"]
+    config["model_channels"] = width // 2
+    try:
+        return node().patch(model, *strengths)[0]
+    finally:
+        config["model_channels"] = width
+
+
 # L: VCUT Patch SVD Model, G: VCUT Guidance Scheduler, o: the other node
 ORDERS = ("oLG", "LGo", "GoL")
 

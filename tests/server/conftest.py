@@ -8,7 +8,7 @@ import pytest
 from host import ComfyServer
 from host_install import WORKFLOWS, current_host
 
-EXAMPLE_IMAGE = WORKFLOWS / "tiny_svd" / "example_input.jpg"
+EXAMPLE_IMAGE = WORKFLOWS / "tiny_svd" / "example_input.png"
 
 
 @pytest.fixture(scope="session")

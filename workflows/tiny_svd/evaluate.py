@@ -1,0 +1,152 @@
+"""Measures whether a tiny SVD is good enough to judge quality by: the gate of its model card.
+
+    .venv/bin/python workflows/tiny_svd/evaluate.py WEIGHTS [--clips 64] [--sheet gate.png]
+
+Everything goes through ComfyUI's own nodes and sampling. First frames are unseen ones.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import architecture  # noqa: F401  finds ComfyUI
+import numpy as np
+import torch
+from clip_world import DIRECTIONS, FPS, NUM_FRAMES, SIZE, Clips, make_clips
+from PIL import Image
+from tqdm import tqdm
+
+sys.path.insert(0, str(architecture.FOLDER.parent))
+sys.path.insert(0, str(architecture.COMFYUI))
+import utils.extra_config  # noqa: E402, F401  ComfyUI's utils
+from comfy_extras.nodes_video_model import (  # noqa: E402
+    SVD_img2vid_Conditioning,
+    VideoLinearCFGGuidance,
+)
+
+import nodes as comfy_nodes  # noqa: E402, I001
+from tiny_svd import loader  # noqa: E402
+
+UNSEEN_SEED = 7
+STEPS, CFG, MIN_CFG = 25, 2.5, 1.0
+LATE = slice(6, 14)  # frames 7 to 14
+COLOUR_REACH = 0.35  # distance in RGB at which a pixel no longer counts as the sprite's
+LEAST_TRAVEL = 0.25  # of the true way; less does not count as moving
+LEAST_MASS = 0.25  # of the true sprite; less does not count as a sprite
+
+
+def psnr(truth: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
+    """Return dB over all but the first dimension, for pixels in 0..1."""
+    return -10 * torch.log10((truth - clip).square().flatten(1).mean(1).clamp(min=1e-10))
+
+
+@torch.inference_mode()
+def generate(model, clip_vision, vae, picture, motion_bucket: int, seed: int) -> torch.Tensor:
+    """Return the clip (T, 3, H, W) that the stock SVD graph makes of a picture (3, H, W)."""
+    positive, negative, latent = SVD_img2vid_Conditioning().encode(
+        clip_vision, picture.movedim(0, -1)[None], vae, SIZE, SIZE, NUM_FRAMES,
+        motion_bucket, FPS, 0.0,
+    )  # fmt: skip
+    (output,) = comfy_nodes.common_ksampler(
+        model, seed, STEPS, CFG, "euler", "karras", positive, negative, latent
+    )
+    return vae.decode(output["samples"])[..., :3].movedim(-1, 1).float()
+
+
+@torch.inference_mode()
+def through_vae(vae, frames: torch.Tensor) -> torch.Tensor:
+    """Return frames (N, 3, H, W) encoded and decoded."""
+    return vae.decode(vae.encode(frames.movedim(1, -1)))[..., :3].movedim(-1, 1).float()
+
+
+def centroids(clips: torch.Tensor, colour: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return centre (B, T, 2) and mass (B, T) of the pixels that look like the sprite's colour."""
+    distance = (clips - colour[:, None, :, None, None]).norm(dim=2)  # (B, T, H, W)
+    weight = (1 - distance / COLOUR_REACH).clamp(min=0)
+    mass = weight.sum((2, 3))
+    pixel = torch.arange(SIZE) + 0.5
+    x, y = (weight.sum(2) * pixel).sum(2), (weight.sum(3) * pixel).sum(2)
+    return torch.stack([x, y], 2) / mass[..., None].clamp(min=1e-6), mass
+
+
+def directions_right(truth: Clips, clips: torch.Tensor) -> torch.Tensor:
+    """Return (B,) whether the sprite is there to the end and went the way its looks tell.
+
+    The way is from the centroid in frame 1 to the mean centroid of the last three frames.
+    """
+    true_centre, true_mass = centroids(truth.frames, truth.colour)
+    centre, mass = centroids(clips, truth.colour)
+    travel = centre[:, -3:].mean(1) - centre[:, 0]
+    true_length = (true_centre[:, -3:].mean(1) - true_centre[:, 0]).norm(dim=1)
+    along = travel @ DIRECTIONS.T  # (B, 4)
+    is_there = mass[:, -3:].mean(1) > LEAST_MASS * true_mass[:, -3:].mean(1)
+    has_moved = along.amax(1) > LEAST_TRAVEL * true_length
+    return is_there & has_moved & (along.argmax(1) == truth.direction)
+
+
+def run_gate(weights: Path = loader.WEIGHTS, num_clips: int = 64) -> tuple[dict, torch.Tensor]:
+    """Return the numbers and, for a look, truth, still and generated clips (B, 3, T, 3, H, W)."""
+    loader.VAE_CONFIG = weights.parent / loader.VAE_CONFIG.name
+    loader.CLIP_VISION_CONFIG = weights.parent / loader.CLIP_VISION_CONFIG.name
+    model, clip_vision, vae = loader.load_tiny_svd(weights)
+    (guided,) = VideoLinearCFGGuidance().patch(model, MIN_CFG)
+    truth = make_clips(num_clips, UNSEEN_SEED, unseen=True)
+    made = [
+        generate(guided, clip_vision, vae, truth.frames[k, 0], int(truth.motion_bucket[k]), seed=k)
+        for k in tqdm(range(num_clips), desc="gate")
+    ]
+    made = torch.stack(made)
+    repeated = through_vae(vae, truth.frames[:, 0])[:, None].expand_as(made)
+    all_frames = truth.frames.flatten(0, 1)
+    rebuilt = torch.cat([through_vae(vae, part) for part in all_frames.split(64)])
+    late, still = truth.frames[:, LATE], repeated[:, LATE]
+    clip_db, still_db = psnr(late, made[:, LATE]), psnr(late, still)
+    rebuilt_db = psnr(all_frames, rebuilt)
+    centre, _ = centroids(made, truth.colour)
+    true_centre, _ = centroids(truth.frames, truth.colour)
+    numbers = {
+        "num_clips": num_clips,
+        "vae_db": rebuilt_db.mean().item(),
+        "vae_worst_db": rebuilt_db.min().item(),
+        "clip_db": clip_db.mean().item(),
+        "still_db": still_db.mean().item(),
+        "closer_than_still": (clip_db > still_db).float().mean().item(),
+        "direction_right": directions_right(truth, made).float().mean().item(),
+        "end_error_px": (centre - true_centre)[:, -1].norm(dim=1).median().item(),
+        "first_frame_db": psnr(truth.frames[:, 0], made[:, 0]).mean().item(),
+    }
+    numbers["passed"] = bool(
+        numbers["vae_db"] >= 30
+        and numbers["clip_db"] > numbers["still_db"]
+        and numbers["direction_right"] >= 0.9
+    )
+    return numbers, torch.stack([truth.frames, repeated, made], 1)
+
+
+def contact_sheet(rows: torch.Tensor, num_clips: int = 6) -> Image.Image:
+    """Return truth, first frame repeated and generated, one row each, every second frame."""
+    chosen = rows[:num_clips, :, ::2].clamp(0, 1)  # (B, 3, 7, 3, H, W)
+    framed = torch.nn.functional.pad(chosen, (1, 1, 1, 1), value=1.0)
+    pixels = framed.permute(0, 1, 4, 2, 5, 3).flatten(0, 2).flatten(1, 2)
+    picture = Image.fromarray((pixels.numpy() * 255).round().astype(np.uint8))
+    return picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST)
+
+
+def main() -> None:
+    """Print the numbers as JSON and write the contact sheet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("weights", type=Path, nargs="?", default=loader.WEIGHTS)
+    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    numbers, rows = run_gate(options.weights, options.clips)
+    sys.stdout.write(json.dumps(numbers, indent=2) + "\n")
+    if options.sheet:
+        contact_sheet(rows).save(options.sheet)
+
+
+if __name__ == "__main__":
+    main()

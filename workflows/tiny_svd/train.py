@@ -1,0 +1,261 @@
+"""Trains the tiny SVD from nothing to tiny_svd.safetensors. Run it again to go on where it ended.
+
+    .venv/bin/python workflows/tiny_svd/train.py --work ~/vcut-training
+
+Stages: vae, image encoder, latents (clips encoded once), unet, export. GPU where there is one.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from architecture import (
+    FOLDER,
+    LATENT_SCALE,
+    VAE,
+    build_image_encoder,
+    build_unet,
+    build_vae,
+    clip_pixels,
+    state_dict_of,
+)
+from clip_world import FPS, NUM_FRAMES, SIZE, make_clips
+from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep
+from safetensors.torch import save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+from trainer import Stage, load_trained, step_generator, train
+
+SEED = 2407
+STAGES = ("vae", "image_encoder", "latents", "unet", "export")
+LATENT_NOISE = 0.05  # standard deviations: the decoder must bear what the UNet gets wrong
+CLIPS_PER_SHARD = 256
+CONTEXT_DROPPED, CONCAT_DROPPED, BOTH_DROPPED = 0.05, 0.05, 0.10
+SIGMA_LOG_MEAN, SIGMA_LOG_STD = 0.7, 1.6
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def autocast():
+    """Be the context in which networks are evaluated while training.
+
+    Plain attention on a CPU: the fused one's backward pass takes twice the whole step there.
+    """
+    backends = [SDPBackend.MATH] if DEVICE.type == "cpu" else list(SDPBackend.__members__.values())
+    with torch.autocast(DEVICE.type, torch.bfloat16), sdpa_kernel(backends):
+        yield
+
+
+def train_vae(stage: Stage, batch: int) -> bool:
+    """Train the autoencoder on single frames; its latents come near unit variance."""
+    vae = build_vae(SEED).to(DEVICE, memory_format=torch.channels_last)
+
+    def loss_of(step: int) -> dict:
+        generator = step_generator(SEED, step)
+        frame = int(torch.randint(NUM_FRAMES, (), generator=generator))
+        frames = make_clips(batch, seed=10_000_000 + step, frames=[frame]).frames[:, 0]
+        pixels = (2 * frames - 1).to(DEVICE, memory_format=torch.channels_last)
+        with autocast():
+            latent = vae.encode(pixels).float()
+            noise = torch.randn(latent.shape, generator=generator).to(DEVICE)
+            output = vae.decode(latent + LATENT_NOISE * noise)
+        error = output.float() - pixels
+        mse = error.square().mean()
+        mean, std = latent.mean((0, 2, 3)), latent.std((0, 2, 3))
+        spread = mean.square().mean() + (std - 1).square().mean()
+        psnr = 10 * torch.log10(4 / mse.detach())
+        return {"loss": mse + 0.1 * error.abs().mean() + 0.01 * spread, "psnr": psnr}
+
+    return train(stage, vae, loss_of)
+
+
+def train_image_encoder(stage: Stage, batch: int) -> bool:
+    """Train the image encoder to tell what the sprite is, where it is, and its colour."""
+    encoder = build_image_encoder(SEED + 1)
+    torch.manual_seed(SEED)
+    head = torch.nn.Linear(64, 4 + 2 + 3)
+    module = torch.nn.ModuleDict({"encoder": encoder, "head": head}).to(DEVICE)
+    for layer in encoder.vision_model.encoder.layers:  # ComfyUI adds in place to what these keep
+        for norm in (layer.layer_norm1, layer.layer_norm2):
+            norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].clone(),))
+
+    def loss_of(step: int) -> dict:
+        clips = make_clips(batch, seed=20_000_000 + step, frames=[0])
+        answer = head(encoder(clip_pixels(clips.frames[:, 0].to(DEVICE)))[2])
+        direction = F.cross_entropy(answer[:, :4], clips.direction.to(DEVICE))
+        place = F.mse_loss(answer[:, 4:6], (clips.path[:, 0] / SIZE * 4 - 2).to(DEVICE))
+        colour = F.mse_loss(answer[:, 6:], clips.colour.to(DEVICE) * 2 - 1)
+        right = (answer[:, :4].argmax(1) == clips.direction.to(DEVICE)).float().mean()
+        return {"loss": direction + place + colour, "right": right, "place": place}
+
+    return train(stage, module, loss_of)
+
+
+def finished_vae(stage: Stage) -> torch.nn.Module:
+    """Return the trained VAE with latents of mean 0 and variance 1 / LATENT_SCALE**2 exactly."""
+    vae = load_trained(stage, build_vae(SEED)).to(DEVICE)
+    with torch.no_grad():
+        frames = [make_clips(64, seed=30_000_000 + k, frames=[k]).frames for k in range(NUM_FRAMES)]
+        pixels = 2 * torch.cat(frames)[:, 0].to(DEVICE) - 1
+        latent = torch.cat([vae.encode(part) for part in pixels.split(32)])
+        mean, std = latent.mean((0, 2, 3)), latent.std((0, 2, 3))
+        scale = 1 / (std * LATENT_SCALE)  # (4,)
+        vae.quant_conv.weight[:4] *= scale[:, None, None, None]
+        vae.quant_conv.bias[:4] = (vae.quant_conv.bias[:4] - mean) * scale
+        vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ mean
+        vae.post_quant_conv.weight /= scale[None, :, None, None]
+    return vae.eval()
+
+
+def finished_image_encoder(stage: Stage) -> torch.nn.Module:
+    """Return the trained image encoder with embeddings of mean square 1."""
+    module = torch.nn.ModuleDict(
+        {"encoder": build_image_encoder(SEED + 1), "head": torch.nn.Linear(64, 9)}
+    )
+    encoder = load_trained(stage, module)["encoder"].to(DEVICE).eval()
+    with torch.no_grad():
+        frames = make_clips(512, seed=40_000_000, frames=[0]).frames[:, 0].to(DEVICE)
+        size = encoder(clip_pixels(frames))[2].square().mean().sqrt()
+        encoder.visual_projection.weight /= size
+    return encoder
+
+
+@torch.no_grad()
+def encode_clips(folder: Path, vae, encoder, num_clips: int) -> None:
+    """Write shards of clips: latents (B, T, 4, 8, 8) as the VAE gives them, context, bucket."""
+    folder.mkdir(exist_ok=True)
+    vae = vae.to(memory_format=torch.channels_last)
+    for shard in tqdm(range(num_clips // CLIPS_PER_SHARD), desc="latents"):
+        path = folder / f"{shard:04d}.pt"
+        if path.exists():
+            continue
+        clips = make_clips(CLIPS_PER_SHARD, seed=50_000_000 + shard)
+        pixels = (2 * clips.frames.flatten(0, 1) - 1).contiguous(memory_format=torch.channels_last)
+        with autocast():
+            latents = [vae.encode(part.to(DEVICE)).half().cpu() for part in pixels.split(64)]
+        content = {
+            "latents": torch.cat(latents).unflatten(0, (-1, NUM_FRAMES)).contiguous(),
+            "context": encoder(clip_pixels(clips.frames[:, 0].to(DEVICE)))[2].cpu(),
+            "motion_bucket": clips.motion_bucket,
+        }
+        torch.save(content, path.with_suffix(".partial"))
+        os.replace(path.with_suffix(".partial"), path)
+
+
+def load_clips(folder: Path) -> dict[str, torch.Tensor]:
+    """Return all shards joined."""
+    shards = [torch.load(path) for path in sorted(folder.glob("*.pt"))]
+    return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+
+
+def vector_conditioning(motion_bucket: torch.Tensor) -> torch.Tensor:
+    """Return y (B, 768) for buckets (B,), as comfy.model_base.SVD_img2vid.encode_adm."""
+    embed = Timestep(256)
+    fps, augmentation = torch.full_like(motion_bucket, FPS - 1), torch.zeros_like(motion_bucket)
+    return torch.cat([embed(value.float()) for value in (fps, motion_bucket, augmentation)], 1)
+
+
+def diffusion_batch(clips: dict, size: int, generator) -> tuple[dict, torch.Tensor]:
+    """Return the UNet's inputs and target v, all (B*T, ...), for randomly chosen clips.
+
+    As ComfyUI's V_PREDICTION with EDM: input x / sqrt(sigma^2 + 1), timestep ln(sigma) / 4,
+    v = (noise - sigma * clean) / sqrt(sigma^2 + 1).
+    """
+    chosen = torch.randint(len(clips["latents"]), (size,), generator=generator)
+    latents = clips["latents"][chosen].float()  # (B, T, 4, 8, 8)
+    sigma = torch.randn(size, generator=generator) * SIGMA_LOG_STD + SIGMA_LOG_MEAN
+    sigma = sigma.exp()[:, None, None, None, None]
+    noise = torch.randn(latents.shape, generator=generator)
+    clean, norm = latents * LATENT_SCALE, (sigma**2 + 1).sqrt()
+    lot = torch.rand(size, generator=generator)
+    keep_context = (lot >= BOTH_DROPPED + CONTEXT_DROPPED).float()
+    keep_concat = ((lot >= BOTH_DROPPED) & (lot < 1 - CONCAT_DROPPED)).float()
+    first = (latents[:, :1] * keep_concat[:, None, None, None, None]).expand_as(latents)
+    context = clips["context"][chosen] * keep_context[:, None]
+    inputs = {
+        "x": torch.cat([(clean + sigma * noise) / norm, first], 2).flatten(0, 1),
+        "timesteps": (0.25 * sigma.log()).flatten().repeat_interleave(NUM_FRAMES),
+        "context": context[:, None].repeat_interleave(NUM_FRAMES, 0),
+        "y": vector_conditioning(clips["motion_bucket"][chosen]).repeat_interleave(NUM_FRAMES, 0),
+    }
+    target = ((noise - sigma * clean) / norm).flatten(0, 1)
+    return {name: value.to(DEVICE) for name, value in inputs.items()}, target.to(DEVICE)
+
+
+def train_unet(stage: Stage, clips: dict, batch: int) -> bool:
+    """Train the UNet to predict v."""
+    unet = build_unet(SEED + 2).to(DEVICE)
+
+    def loss_of(step: int) -> dict:
+        inputs, target = diffusion_batch(clips, batch, step_generator(SEED + 2, step))
+        with autocast():
+            output = unet(**inputs, transformer_options={}, num_video_frames=NUM_FRAMES)
+        error = (output.float() - target).square().mean((1, 2, 3)).view(batch, NUM_FRAMES)
+        return {"loss": error.mean(), "last_frame": error[:, -1].mean()}
+
+    return train(stage, unet, loss_of)
+
+
+def export(path: Path, vae, encoder, unet_stage: Stage) -> None:
+    """Write the checkpoint and the two json files that the loader reads beside it."""
+    unet = load_trained(unet_stage, build_unet(SEED + 2))
+    save_file(state_dict_of(vae, encoder, unet.state_dict()), path)
+    (path.parent / "vae_config.json").write_text(json.dumps(VAE, indent=2) + "\n")
+    if path.parent != FOLDER:
+        shutil.copy(FOLDER / "clip_vision_config.json", path.parent)
+
+
+def arguments() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and logs")
+    parser.add_argument("--output", type=Path, help="default: WORK/tiny_svd.safetensors")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="per stage")
+    parser.add_argument("--vae-steps", type=int, default=900)
+    parser.add_argument("--unet-steps", type=int, default=20000)
+    parser.add_argument("--clips", type=int, default=4096)
+    parser.add_argument("--vae-batch", type=int, default=8)
+    parser.add_argument("--unet-batch", type=int, default=4)
+    parser.add_argument("--learning-rate", type=float, default=7e-4, help="of the UNet")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the stages in order. An unfinished VAE or image encoder ends the run, a UNet does not."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    options.work.mkdir(parents=True, exist_ok=True)
+    vae_stage = Stage("vae", options.work, options.vae_steps, 7e-4, minutes=options.minutes)
+    encoder_stage = replace(vae_stage, name="image_encoder", steps=1500, learning_rate=1e-3)
+    unet_stage = replace(
+        vae_stage, name="unet", steps=options.unet_steps, learning_rate=options.learning_rate,
+        flat=0.6, ema_decay=0.998,
+    )  # fmt: skip
+    output = options.output or options.work / "tiny_svd.safetensors"
+    if "vae" in options.stages:
+        if not train_vae(vae_stage, options.vae_batch):
+            return
+    if "image_encoder" in options.stages and not train_image_encoder(encoder_stage, 64):
+        return
+    folder = options.work / "latents"
+    if "latents" in options.stages:
+        networks = finished_vae(vae_stage), finished_image_encoder(encoder_stage)
+        encode_clips(folder, *networks, options.clips)
+    if "unet" in options.stages:
+        train_unet(unet_stage, load_clips(folder), options.unet_batch)
+    if "export" in options.stages:
+        networks = finished_vae(vae_stage), finished_image_encoder(encoder_stage)
+        export(output, *networks, unet_stage)
+
+
+if __name__ == "__main__":
+    main()
