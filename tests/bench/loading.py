@@ -60,19 +60,20 @@ def measure(checkpoint: str, loader: str) -> str:
     pack = types.ModuleType("vcut")
     pack.__path__ = [str(ROOT)]
     sys.modules["vcut"] = pack
+    # Before either loader, as a running ComfyUI has it: its modules take memory too.
+    from vcut.nodes.comfy_adapter import load_pruned
+    from vcut.vcut_core.cross_attention import CrossAttentionConfig
+
     if loader == "stock":
         from comfy_extras.nodes_video_model import ImageOnlyCheckpointLoader
 
         model, _clip_vision, _vae = ImageOnlyCheckpointLoader().load_checkpoint(checkpoint)
     else:
-        from vcut.nodes.comfy_adapter import load_pruned
-        from vcut.vcut_core.cross_attention import CrossAttentionConfig
-
         model, _clip_vision, _vae = load_pruned(checkpoint, CrossAttentionConfig(temporal=loader))
     count = sum(parameter.numel() for parameter in model.model.diffusion_model.parameters())
     memory = psutil.Process().memory_info()
     peak = getattr(memory, "peak_wset", None) or _peak_rss()
-    return f"| {loader} | {count:,} | {model.model_size():,} bytes | {peak / 1e9:.2f} GB |"
+    return f"| {loader} | {count:,} | {model.model_size():,} bytes | {peak / 1e9:.3f} GB |"
 
 
 def _peak_rss() -> int:
