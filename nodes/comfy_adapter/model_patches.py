@@ -86,6 +86,8 @@ def _rebind(old, new) -> None:
     for path, layer in list(new.object_patches.items()):
         if type(layer) is HostCrossAttention and layer.original is _unpatched(old, path):
             original = comfy.utils.get_attr(new.model, path)
+            if type(original) is HostCrossAttention:  # a VCUT clone is loaded on that model now
+                original = original.original
             new.add_object_patch(path, HostCrossAttention(original, layer.kind, layer.is_removed))
 
 
