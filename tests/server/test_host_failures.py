@@ -130,3 +130,38 @@ def test_unknown_checkpoint_of_the_demo_names_the_choices(tmp_path):
     result = _run_demo("--comfyui", str(comfyui), "--checkpoint", "svd.safetensors")
     assert result.returncode == 1
     assert "no checkpoint svd.safetensors. Choices: svd_xt.safetensors." in result.stderr
+
+
+def test_environment_that_is_not_ours_is_left_alone(monkeypatch, tmp_path):
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "pyvenv.cfg").write_text("home = somewhere\n")
+    monkeypatch.setattr(host_install, "PACK", tmp_path)
+    with pytest.raises(HostError, match="to be VCUT's own, found another environment"):
+        host_install.prepare()
+    assert [path.name for path in (tmp_path / ".venv").iterdir()] == ["pyvenv.cfg"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no exec: the outer process waits")
+def test_command_becomes_its_inner_process_so_that_signals_reach_it(tmp_path):
+    inner = tmp_path / "inner.py"
+    inner.write_text("import os; print(os.getpid(), flush=True); input()\n")
+    outer = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import host_install\n"
+        "host = host_install.Host.from_json(sys.argv[2])\n"
+        "host_install.prepare = lambda comfyui: host\n"
+        "host_install.run_inside(host_install.Path(sys.argv[3]), [])\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != host_install.INSIDE}
+    workflows, host = str(PACK / "workflows"), current_host().to_json()
+    process = subprocess.Popen(
+        [sys.executable, "-c", outer, workflows, host, str(inner)],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    assert int(process.stdout.readline()) == process.pid
+    process.terminate()
+    assert process.wait(10) != 0
