@@ -118,7 +118,6 @@ def _install_private() -> Host:
         ours.touch()
         if _run_quietly([python, "-m", "pip", "--version"]) != 0:
             _make_environment(folder)
-            ours.touch()
         _say("1 of 4: PyTorch")
         _pip(python, *TORCH)
         _say("2 of 4: what ComfyUI needs")
@@ -184,7 +183,10 @@ def _wheel_folder(python: Path) -> Path:
 
 def _make_environment(folder: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "venv", "--clear", str(folder)], capture_output=True, text=True
+        # Not --clear: it would take away our mark, and the user's checkpoints in models.
+        [sys.executable, "-m", "venv", str(folder)],
+        capture_output=True,
+        text=True,
     )
     if result.returncode != 0:
         lines = (result.stdout + result.stderr).strip().splitlines() or ["no reason given"]

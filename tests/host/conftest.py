@@ -128,6 +128,19 @@ def biased(tiny):
 
 
 @pytest.fixture(scope="session")
+def lora(tiny):
+    """Weight patches on to_v and to_out of every attn2, as a LoRA's loader adds them."""
+    generator = torch.Generator().manual_seed(2)
+    patches = {}
+    for path in tiny.cross_attention_paths("spatial", "temporal"):
+        for name in ("to_v.weight", "to_out.0.weight"):
+            shape = tiny.model.get_model_object(f"{path}.{name}").shape
+            change = torch.randn(shape, generator=generator) / shape[1] ** 0.5
+            patches[f"{path}.{name}"] = ("diff", (change,))
+    return patches
+
+
+@pytest.fixture(scope="session")
 def traced():
     """Return a function: model -> (clone, list that fills with each call's cond_or_uncond)."""
 

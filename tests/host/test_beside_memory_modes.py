@@ -24,22 +24,9 @@ def sample(tiny, conditioning):
 
 
 @pytest.fixture(scope="module")
-def weights(tiny):
-    """A patch on to_v and to_out of every attn2; the bias of ``biased`` patches to_out's."""
-    generator = torch.Generator().manual_seed(6)
-    patches = {}
-    for path in tiny.cross_attention_paths("spatial", "temporal"):
-        for name in ("to_v.weight", "to_out.0.weight"):
-            shape = tiny.model.get_model_object(f"{path}.{name}").shape
-            change = torch.randn(shape, generator=generator) / shape[1] ** 0.5
-            patches[f"{path}.{name}"] = ("diff", (change,))
-    return patches
-
-
-@pytest.fixture(scope="module")
-def plain(biased, weights):
+def plain(biased, lora):
     clone = biased.clone()
-    assert len(clone.add_patches(weights)) == 64
+    assert len(clone.add_patches(lora)) == 64
     return clone
 
 

@@ -292,19 +292,6 @@ def test_layer_that_another_pack_put_in_place_returns_when_vcut_keeps(tiny, bias
 # --- weights ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def lora(tiny):
-    """Weight patches on to_v and to_out of every attn2, as a LoRA's loader adds them."""
-    generator = torch.Generator().manual_seed(2)
-    patches = {}
-    for path in tiny.cross_attention_paths("spatial", "temporal"):
-        for name in ("to_v.weight", "to_out.0.weight"):
-            shape = tiny.model.get_model_object(f"{path}.{name}").shape
-            change = torch.randn(shape, generator=generator) / shape[1] ** 0.5
-            patches[f"{path}.{name}"] = ("diff", (change,))
-    return patches
-
-
 def _with_lora(model, lora):
     clone = model.clone()
     assert len(clone.add_patches(lora)) == 64

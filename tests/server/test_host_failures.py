@@ -165,3 +165,14 @@ def test_command_becomes_its_inner_process_so_that_signals_reach_it(tmp_path):
     assert int(process.stdout.readline()) == process.pid
     process.terminate()
     assert process.wait(10) != 0
+
+
+def test_making_the_environment_again_keeps_our_mark_and_the_checkpoints(tmp_path):
+    # An install may be killed at any moment: what is left must still be known as ours.
+    for name in ("vcut-private-comfyui", "svd.safetensors"):
+        (tmp_path / name).touch()
+    host_install._make_environment(tmp_path)
+    assert (tmp_path / "vcut-private-comfyui").exists()
+    assert (tmp_path / "svd.safetensors").exists()
+    python = host_install._python_in(tmp_path)
+    assert subprocess.run([python, "-m", "pip", "--version"]).returncode == 0
