@@ -1,0 +1,30 @@
+"""Matplotlib figures as pictures for ComfyUI. Must not know what is drawn."""
+
+DOTS_PER_INCH = 100
+
+
+def new_figure(display_name: str, width: int, height: int):
+    """Return an empty matplotlib figure of width x height pixels, with no window behind it.
+
+    display_name: the node that asks, for the error. Raises RuntimeError without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure  # here: without it the other nodes still load
+    except ImportError as error:
+        raise RuntimeError(
+            f"{display_name}: expected the Python package matplotlib, could not import it "
+            f"({error}). Install the pack's requirements.txt and restart ComfyUI."
+        ) from error
+    return Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
+
+
+def picture_of(figure):
+    """Return a figure as IMAGE, a tensor (1, H, W, 3) in 0..1."""
+    import torch
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)
+    width, height = canvas.get_width_height()
+    return pixels.view(1, height, width, 4)[..., :3].float() / 255
