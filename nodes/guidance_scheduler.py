@@ -57,9 +57,19 @@ class GuidanceScheduler(io.ComfyNode):
                     step=0.001,
                     round=1e-7,
                     tooltip="0: off. Above 0, guidance ends at the first evaluation whose sigma is "
-                    "below it, and cut_step and steps are ignored. For chained samplers "
+                    "below it; cut_step, steps and start_step are ignored. For chained samplers "
                     "(KSampler Advanced), which see a slice of the schedule: copy the value that "
                     "a whole run reports. Above the first sigma (700): never guided.",
+                ),
+                io.Int.Input(
+                    "start_step",
+                    default=1,
+                    min=1,
+                    max=MAX_STEPS,
+                    optional=True,  # prompts made before it existed go on working
+                    tooltip="First step with guidance, counted as cut_step is. 1: from the start. "
+                    "Higher: the steps before it are unguided too, with the embedding that "
+                    "after_cut names. An experiment of the paper; it changes the picture most.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The same model with scheduled guidance.")],
@@ -68,11 +78,17 @@ class GuidanceScheduler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, cut_step: int, steps: int, after_cut: str, cut_sigma: float
+        cls,
+        model,
+        cut_step: int,
+        steps: int,
+        after_cut: str,
+        cut_sigma: float,
+        start_step: int = 1,
     ) -> io.NodeOutput:
         require_svd(model, DISPLAY_NAME)
         try:
-            config = GuidanceConfig(cut_step, steps, after_cut, cut_sigma)
+            config = GuidanceConfig(cut_step, steps, after_cut, cut_sigma, start_step)
         except ValueError as error:
             raise ValueError(f"{DISPLAY_NAME}: {error}. Change it in the node.") from None
         node_id = getattr(cls.hidden, "unique_id", None)  # no hidden inputs: called by a script

@@ -29,7 +29,10 @@ class GuidanceConfig:
     steps: the length of the schedule that ``cut_step`` counts in.
     after_cut: the embedding of the unguided steps: ``average`` (halfway between the image's own and
         the zero embedding), ``positive`` (the image's own), ``none`` (zero).
-    cut_sigma: above 0, guidance ends at the first evaluation whose sigma is below it instead.
+    cut_sigma: above 0, guidance ends at the first evaluation whose sigma is below it instead, and
+        ``cut_step``, ``steps`` and ``start_step`` are not used.
+    start_step: first guided step, counted as ``cut_step`` is; the steps before it are unguided,
+        with the embedding of ``after_cut``. 1 guides from the start.
     Raises ValueError when a number is out of range or a word unknown.
     """
 
@@ -37,9 +40,10 @@ class GuidanceConfig:
     steps: int = 25
     after_cut: Literal["average", "positive", "none"] = "average"
     cut_sigma: float = 0.0
+    start_step: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("cut_step", "steps"):
+        for name in ("cut_step", "steps", "start_step"):
             value = getattr(self, name)
             if not 1 <= value <= MAX_STEPS:
                 raise ValueError(f"expected {name} from 1 to {MAX_STEPS}, got {value}")
@@ -51,7 +55,7 @@ class GuidanceConfig:
 
     @property
     def embedding_scale(self) -> float:
-        """The factor on the image embedding after the cut."""
+        """The factor on the image embedding in unguided steps."""
         return EMBEDDING_SCALE[self.after_cut]
 
     def plan(self, sigmas: Sequence[float]) -> "GuidancePlan":
@@ -64,22 +68,35 @@ class GuidanceConfig:
             return GuidancePlan(starts, len(starts), is_rising=True)
         if self.cut_sigma > 0:
             guided_steps = sum(not _is_below(sigma, self.cut_sigma) for sigma in starts)
-        elif len(starts) == self.steps:
-            guided_steps = self.cut_step - 1
-        else:
-            # Half a step rounds up: guidance lasts rather longer than the user asked for.
-            guided_steps = math.floor((self.cut_step - 1) * len(starts) / self.steps + 0.5)
-        return GuidancePlan(starts, min(guided_steps, len(starts)), self.cut_sigma)
+            return GuidancePlan(starts, guided_steps, self.cut_sigma)
+        guided_steps = min(self._steps_before(self.cut_step, len(starts)), len(starts))
+        late_steps = self._steps_before(self.start_step, len(starts))
+        if late_steps >= guided_steps:  # never guided: the same as a cut at the first step
+            return GuidancePlan(starts, 0)
+        return GuidancePlan(starts, guided_steps, late_steps=late_steps)
+
+    def _steps_before(self, step: int, num_steps: int) -> int:
+        """Return how many steps of a run of ``num_steps`` come before ``step`` of the schedule."""
+        if num_steps == self.steps:
+            return step - 1
+        # Half a step rounds up: guidance lasts rather longer than the user asked for.
+        return math.floor((step - 1) * num_steps / self.steps + 0.5)
 
 
 @dataclass(frozen=True)
 class GuidancePlan:
-    """One run's decisions. ``starts`` holds the sigma at which each step starts, descending."""
+    """One run's decisions.
+
+    starts: the sigma at which each step starts, descending.
+    guided_steps: the last guided step, from 1; 0 when none is guided.
+    late_steps: unguided steps before the first guided one.
+    """
 
     starts: tuple[float, ...]
     guided_steps: int
     cut_sigma: float = 0.0
     is_rising: bool = False
+    late_steps: int = 0
 
     @property
     def num_steps(self) -> int:
@@ -105,7 +122,7 @@ class GuidancePlan:
             return True
         if self.cut_sigma > 0:
             return not _is_below(sigma, self.cut_sigma)
-        return self.step(sigma) <= self.guided_steps
+        return self.late_steps < self.step(sigma) <= self.guided_steps
 
     def shareable_cut_sigma(self) -> float | None:
         """Return a short decimal that, as ``cut_sigma``, cuts before the same step; None: no cut.

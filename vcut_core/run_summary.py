@@ -40,10 +40,10 @@ class RunSummary:
         plan = self.plan
         if plan is None:
             return "no guidance to cut"
-        steps = plan.num_steps
+        steps, first = plan.num_steps, plan.late_steps + 1
         if not plan.has_cut:
-            return f"guided 1-{steps} of {steps}, no cut in this run"
-        guided = f"guided 1-{plan.guided_steps}" if plan.guided_steps else "guided 0"
+            return f"guided {first}-{steps} of {steps}, no cut in this run"
+        guided = f"guided {first}-{plan.guided_steps}" if plan.guided_steps else "guided 0"
         return (
             f"{guided} of {steps}, cut at step {plan.guided_steps + 1} "
             f"(cut_sigma {plan.shareable_cut_sigma():g})"

@@ -164,7 +164,9 @@ def layout(recipe: Recipe) -> dict:
     if recipe.is_pruned:
         values = {"ckpt_name": recipe.checkpoint.file, "temporal": recipe.temporal}
         nodes[0] = ["VCUT_LoadSVDCheckpoint", [450, 40], 280, TALL, values]
-    settings = {"cut_step": 17, "steps": 25, "after_cut": "average", "cut_sigma": 0.0}
+    settings = {
+        "cut_step": 17, "steps": 25, "after_cut": "average", "cut_sigma": 0.0, "start_step": 1,
+    }  # fmt: skip
     modes = {"temporal": recipe.temporal, "spatial": "cached"}
     nodes.append(["VCUT_GuidanceScheduler", [760, 40], 280, TALL, settings])
     links[0:1] = [[0, 0, 9, "model"], [9, 0, 2, "model"]]

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.browser
 FILES = {file.stem: file for file in sorted(WORKFLOWS.glob("*.json"))}
 NAMES = list(FILES)
 VCUT_NODES = ("VCUT_PatchSVDModel", "VCUT_GuidanceScheduler")
-SCHEDULE = [17, 25, "average", 0]
+SCHEDULE = [17, 25, "average", 0, 1]
 VCUT_VALUES = {
     "svd_baseline": {},
     "svd_vcut": dict(zip(VCUT_NODES, (["cached", "cached"], SCHEDULE), strict=True)),

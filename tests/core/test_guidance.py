@@ -21,7 +21,7 @@ FOUR = [8.0, 4.0, 2.0, 1.0, 0.0]
 def test_defaults_are_those_of_the_paper():
     config = GuidanceConfig()
     assert (config.cut_step, config.steps) == (17, 25)
-    assert (config.after_cut, config.cut_sigma) == ("average", 0.0)
+    assert (config.after_cut, config.cut_sigma, config.start_step) == ("average", 0.0, 1)
 
 
 @pytest.mark.parametrize(("after_cut", "scale"), [("average", 0.5), ("positive", 1), ("none", 0)])
@@ -36,6 +36,7 @@ def test_embedding_is_scaled_by_the_word_after_the_cut(after_cut, scale):
         ({"cut_step": 10001}, "cut_step from 1 to 10000, got 10001"),
         ({"steps": 0}, "steps from 1 to 10000, got 0"),
         ({"steps": -5}, "steps from 1 to 10000, got -5"),
+        ({"start_step": 0}, "start_step from 1 to 10000, got 0"),
         ({"after_cut": "half"}, "after_cut to be one of average, positive, none, got half"),
         ({"cut_sigma": -0.5}, "cut_sigma of 0 .* got -0.5"),
         ({"cut_sigma": math.inf}, "cut_sigma of 0 .* got inf"),
@@ -86,6 +87,28 @@ def test_cut_sigma_overrides_the_step(cut_sigma, guided_steps):
     # Guidance ends at the first sigma BELOW it: at a sigma equal to it there still is guidance.
     plan = GuidanceConfig(1, 4, cut_sigma=cut_sigma).plan(FOUR)
     assert plan.guided_steps == guided_steps
+
+
+@pytest.mark.parametrize(
+    ("start_step", "cut_step", "run_steps", "guided"),
+    [
+        (17, 26, 25, range(17, 26)),  # late only
+        (5, 17, 25, range(5, 17)),
+        (17, 17, 25, []),
+        (20, 10, 25, []),
+        (26, 26, 25, []),
+        (17, 26, 20, range(14, 21)),  # 16 x 20 / 25 = 12.8: thirteen unguided steps first
+    ],
+)
+def test_guidance_begins_at_the_start_step(start_step, cut_step, run_steps, guided):
+    plan = GuidanceConfig(cut_step, 25, start_step=start_step).plan(_schedule(run_steps))
+    steps = {step for step, sigma in enumerate(plan.starts, 1) if plan.is_guided(sigma)}
+    assert steps == set(guided)
+
+
+def test_start_step_is_not_used_when_cut_sigma_is_set():
+    plan = GuidanceConfig(cut_sigma=3.0, steps=4, start_step=4).plan(FOUR)
+    assert [plan.is_guided(sigma) for sigma in plan.starts] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("sigmas", [[0.0], []])

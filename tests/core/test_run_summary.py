@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from vcut.vcut_core.guidance import GuidanceConfig
 from vcut.vcut_core.run_summary import RunSummary
 
@@ -32,6 +33,19 @@ def test_line_says_guided_0_when_the_first_step_is_cut():
 
 def test_line_says_no_cut_when_all_steps_are_guided():
     assert "; guided 1-4 of 4, no cut in this run; " in _summary(5).text()
+
+
+@pytest.mark.parametrize(
+    ("cut_step", "words"),
+    [
+        (5, "guided 3-4 of 4, no cut in this run"),
+        (4, "guided 3-3 of 4, cut at step 4 (cut_sigma 1.001)"),
+        (3, "guided 0 of 4, cut at step 1 (cut_sigma 8.001)"),
+    ],
+)
+def test_line_names_the_first_guided_step_when_guidance_begins_late(cut_step, words):
+    plan = GuidanceConfig(cut_step, 4, start_step=3).plan([8.0, 4.0, 2.0, 1.0, 0.0])
+    assert RunSummary(plan=plan, has_guidance=True).planned() == words
 
 
 def test_line_says_nothing_of_guidance_when_there_is_no_scheduler():

@@ -1,6 +1,7 @@
 """A real ComfyUI in this process, with the tiny SVD loaded in it."""
 
 import logging
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -219,13 +220,14 @@ def full_size():
 
 
 class ReferenceGuider(comfy.samplers.CFGGuider):
-    """Guides down to a sigma; below it, cond alone with a scaled embedding. No VCUT in it."""
+    """Guides between two sigmas; elsewhere cond alone with a scaled embedding. No VCUT in it."""
 
+    begins = math.inf
     limit = 0.0
     scale = 1.0
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):
-        if timestep[0] > self.limit:
+        if self.limit < timestep[0] < self.begins:
             return super().predict_noise(x, timestep, model_options, seed)
         cond = [self._scaled(entry) for entry in self.conds["positive"]]
         denoised, _ = comfy.samplers.calc_cond_batch(
@@ -250,17 +252,19 @@ class ReferenceGuider(comfy.samplers.CFGGuider):
 
 @pytest.fixture(scope="session")
 def sample_cut_reference(tiny):
-    """Return a function: what a run guided for ``guided_steps`` only must give, without VCUT."""
+    """Return a function: what a run guided up to step ``guided_steps`` must give, without VCUT."""
 
     def sample(
-        model, *, steps, guided_steps, scale=0.5, cfg=2.5, sampler="euler", scheduler="karras",
-        seed=0, conditioning=None,
+        model, *, steps, guided_steps, late_steps=0, scale=0.5, cfg=2.5, sampler="euler",
+        scheduler="karras", seed=0, conditioning=None,
     ):  # fmt: skip
         guider = ReferenceGuider(model)
         schedule = comfy.samplers.KSampler(
             model, steps=steps, device="cpu", sampler=sampler, scheduler=scheduler
         )
         guider.limit = float(schedule.sigmas[guided_steps]) * (1 + 1e-5)
+        if late_steps:
+            guider.begins = float(schedule.sigmas[late_steps]) * (1 + 1e-5)
         guider.scale = scale
         guider.set_cfg(cfg)
         positive, negative, latent = conditioning or tiny.conditioning()

@@ -85,6 +85,20 @@ def test_output_is_bit_equal_when_the_cut_is_above_the_steps(tiny, unpatched, tr
     assert "guided 1-25 of 25, no cut in this run" in summaries()[0]
 
 
+@pytest.mark.parametrize("cut_step", [7, 9])
+def test_guidance_begins_late_when_there_is_a_start_step(
+    tiny, biased, traced, difference, sample_cut_reference, cut_step
+):
+    config = GuidanceConfig(cut_step, 8, "none", start_step=4)
+    model, trace = traced(schedule_guidance(biased, config))
+    output = tiny.sample(model, steps=8)
+    assert trace == [UNGUIDED] * 3 + [GUIDED] * (cut_step - 4) + [UNGUIDED] * (9 - cut_step)
+    reference = sample_cut_reference(
+        biased, steps=8, late_steps=3, guided_steps=cut_step - 1, scale=0.0
+    )
+    assert difference(output, reference) < 1e-5
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_no_step_is_guided_when_the_cut_is_at_1(tiny, traced, summaries, steps):
     model, trace = traced(schedule_guidance(tiny.model, GuidanceConfig(1, 25)))

@@ -76,6 +76,7 @@ def _varied(prompt: dict, pictures: list[str], choose: random.Random) -> dict:
         prompt, "VCUT_GuidanceScheduler", cut_step=choose.randint(1, 3),
         steps=choose.randint(1, 3), cut_sigma=choose.choice([0.0, 0.0, 5.0]),
         after_cut=choose.choice(["average", "positive", "none"]),
+        start_step=choose.choice([1, 1, 2]),
     )  # fmt: skip
     graph.set_inputs(
         prompt, "VCUT_PatchSVDModel", temporal=choose.choice(["cached", "remove", "keep"]),

@@ -24,6 +24,7 @@ NODES = {
         "steps": (25, (1, 10000)),
         "after_cut": ("average", ["average", "positive", "none"]),
         "cut_sigma": (0.0, (0.0, 10000.0)),
+        "start_step": (1, (1, 10000)),
     },
 }
 OUTPUTS = {"VCUT_LoadSVDCheckpoint": ["MODEL", "CLIP_VISION", "VAE"]}
@@ -47,7 +48,7 @@ def _frames(server: ComfyServer, run) -> list[bytes]:
 @pytest.mark.parametrize("node_id", NODES)
 def test_node_has_the_inputs_that_shared_workflows_rely_on(object_info, node_id):
     info = object_info[node_id]
-    inputs = info["input"]["required"]
+    inputs = info["input"]["required"] | info["input"].get("optional", {})
     assert list(inputs) == list(NODES[node_id])
     expected = {name: value for name, value in NODES[node_id].items() if value is not None}
     assert {name: _choices(inputs[name]) for name in expected} == expected

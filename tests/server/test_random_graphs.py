@@ -331,6 +331,7 @@ STRATEGIES = {
     (SCHEDULER, "model"): models,
     (SCHEDULER, "cut_step"): counts,
     (SCHEDULER, "steps"): counts,
+    (SCHEDULER, "start_step"): counts,
     (SCHEDULER, "cut_sigma"): st.one_of(st.floats(0, 1000), st.sampled_from([700.0, 1]), counts),
     (SCHEDULER, "after_cut"): st.one_of(st.sampled_from(["average", "positive", "none"]), wild),
     (PATCH, "model"): models,
