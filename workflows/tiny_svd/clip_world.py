@@ -51,6 +51,10 @@ class Clips:
     colour: torch.Tensor
     path: torch.Tensor
 
+    def only(self, index: int) -> "Clips":
+        """Return the clip of that index alone, B = 1."""
+        return Clips(*(value[index : index + 1] for value in vars(self).values()))
+
 
 def make_clips(
     num_clips: int, seed: int, unseen: bool = False, frames: Sequence[int] = range(NUM_FRAMES)

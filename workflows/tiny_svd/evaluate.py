@@ -13,7 +13,8 @@ from pathlib import Path
 import architecture  # noqa: F401  finds ComfyUI
 import numpy as np
 import torch
-from clip_world import DIRECTIONS, FPS, NUM_FRAMES, SIZE, Clips, make_clips
+from clip_truth import LATE, centroids, directions_right, psnr
+from clip_world import FPS, NUM_FRAMES, SIZE, make_clips
 from PIL import Image
 from tqdm import tqdm
 
@@ -30,26 +31,19 @@ from tiny_svd import loader  # noqa: E402
 
 UNSEEN_SEED = 7
 STEPS, CFG, MIN_CFG = 25, 2.5, 1.0
-LATE = slice(6, 14)  # frames 7 to 14
-COLOUR_REACH = 0.35  # distance in RGB at which a pixel no longer counts as the sprite's
-LEAST_TRAVEL = 0.25  # of the true way; less does not count as moving
-LEAST_MASS = 0.25  # of the true sprite; less does not count as a sprite
-
-
-def psnr(truth: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
-    """Return dB over all but the first dimension, for pixels in 0..1."""
-    return -10 * torch.log10((truth - clip).square().flatten(1).mean(1).clamp(min=1e-10))
 
 
 @torch.inference_mode()
-def generate(model, clip_vision, vae, picture, motion_bucket: int, seed: int) -> torch.Tensor:
+def generate(
+    model, clip_vision, vae, picture, motion_bucket: int, seed: int, steps: int = STEPS
+) -> torch.Tensor:
     """Return the clip (T, 3, H, W) that the stock SVD graph makes of a picture (3, H, W)."""
     positive, negative, latent = SVD_img2vid_Conditioning().encode(
         clip_vision, picture.movedim(0, -1)[None], vae, SIZE, SIZE, NUM_FRAMES,
         motion_bucket, FPS, 0.0,
     )  # fmt: skip
     (output,) = comfy_nodes.common_ksampler(
-        model, seed, STEPS, CFG, "euler", "karras", positive, negative, latent
+        model, seed, steps, CFG, "euler", "karras", positive, negative, latent
     )
     return vae.decode(output["samples"])[..., :3].movedim(-1, 1).float()
 
@@ -60,35 +54,8 @@ def through_vae(vae, frames: torch.Tensor) -> torch.Tensor:
     return vae.decode(vae.encode(frames.movedim(1, -1)))[..., :3].movedim(-1, 1).float()
 
 
-def centroids(clips: torch.Tensor, colour: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return centre (B, T, 2) and mass (B, T) of the pixels that look like the sprite's colour."""
-    distance = (clips - colour[:, None, :, None, None]).norm(dim=2)  # (B, T, H, W)
-    weight = (1 - distance / COLOUR_REACH).clamp(min=0)
-    mass = weight.sum((2, 3))
-    pixel = torch.arange(SIZE) + 0.5
-    x, y = (weight.sum(2) * pixel).sum(2), (weight.sum(3) * pixel).sum(2)
-    return torch.stack([x, y], 2) / mass[..., None].clamp(min=1e-6), mass
-
-
-def directions_right(truth: Clips, clips: torch.Tensor) -> torch.Tensor:
-    """Return (B,) whether the sprite is there to the end and went the way its looks tell.
-
-    The way is from the centroid in frame 1 to the mean centroid of the last three frames.
-    """
-    true_centre, true_mass = centroids(truth.frames, truth.colour)
-    centre, mass = centroids(clips, truth.colour)
-    travel = centre[:, -3:].mean(1) - centre[:, 0]
-    true_length = (true_centre[:, -3:].mean(1) - true_centre[:, 0]).norm(dim=1)
-    along = travel @ DIRECTIONS.T  # (B, 4)
-    is_there = mass[:, -3:].mean(1) > LEAST_MASS * true_mass[:, -3:].mean(1)
-    has_moved = along.amax(1) > LEAST_TRAVEL * true_length
-    return is_there & has_moved & (along.argmax(1) == truth.direction)
-
-
 def run_gate(weights: Path = loader.WEIGHTS, num_clips: int = 64) -> tuple[dict, torch.Tensor]:
     """Return the numbers and, for a look, truth, still and generated clips (B, 3, T, 3, H, W)."""
-    loader.VAE_CONFIG = weights.parent / loader.VAE_CONFIG.name
-    loader.CLIP_VISION_CONFIG = weights.parent / loader.CLIP_VISION_CONFIG.name
     model, clip_vision, vae = loader.load_tiny_svd(weights)
     (guided,) = VideoLinearCFGGuidance().patch(model, MIN_CFG)
     truth = make_clips(num_clips, UNSEEN_SEED, unseen=True)

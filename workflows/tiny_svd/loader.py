@@ -1,7 +1,7 @@
 """Builds ComfyUI's own MODEL, CLIP_VISION and VAE at tiny sizes from one safetensors file.
 
 The file has the key layout of the real SVD checkpoints. Sizes of the UNet follow from its weights,
-as for every checkpoint; those of the other two stand in the json files beside this one.
+as for every checkpoint; those of the other two stand in the json files beside it.
 """
 
 import json
@@ -18,8 +18,9 @@ import comfy.utils
 
 FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "tiny_svd.safetensors"
-CLIP_VISION_CONFIG = FOLDER / "clip_vision_config.json"
-VAE_CONFIG = FOLDER / "vae_config.json"
+CLIP_VISION_CONFIG = "clip_vision_config.json"
+VAE_CONFIG = "vae_config.json"
+REASON_LENGTH = 200  # characters: torch names every missing weight
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -39,12 +40,19 @@ def load_tiny_svd(path: Path = WEIGHTS):
     Raises RuntimeError, naming the file, when it is missing, damaged or of another layout.
     """
     try:
+        if not path.is_file():  # the host's reader would load some other file, or say less
+            raise FileNotFoundError("no such file")
         state_dict = comfy.utils.load_torch_file(str(path))
-        return _model(state_dict), _clip_vision(state_dict), _vae(state_dict)
-    except Exception as error:
+        return (
+            _model(state_dict),
+            _clip_vision(state_dict, path.parent),
+            _vae(state_dict, path.parent),
+        )
+    except Exception as error:  # safetensors, json, torch and the host each have their own
+        reason = " ".join(str(error).split())[:REASON_LENGTH].rstrip(". ")
         raise RuntimeError(
             f"VCUT Load Tiny SVD: expected the tiny SVD weights in {path.name}, could not read "
-            f"them ({error}). Fetch the file again."
+            f"them ({reason}). Fetch the file again."
         ) from error
 
 
@@ -59,16 +67,20 @@ def _model(state_dict):
     return comfy.model_patcher.ModelPatcher(model, load_device, offload_device)
 
 
-def _clip_vision(state_dict):
-    clip_vision = comfy.clip_vision.ClipVisionModel(str(CLIP_VISION_CONFIG))
+def _clip_vision(state_dict, folder: Path):
+    clip_vision = comfy.clip_vision.ClipVisionModel(str(folder / CLIP_VISION_CONFIG))
     _load(clip_vision.model, state_dict, CLIP_VISION_PREFIX)
     return clip_vision
 
 
-def _vae(state_dict):
-    config = {"params": {"ddconfig": json.loads(VAE_CONFIG.read_text()), "embed_dim": 4}}
+def _vae(state_dict, folder: Path):
+    ddconfig = json.loads((folder / VAE_CONFIG).read_text())
     weights = comfy.utils.state_dict_prefix_replace(state_dict, {VAE_PREFIX: ""}, filter_keys=True)
-    return comfy.sd.VAE(sd=weights, config=config)
+    vae = comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": ddconfig, "embed_dim": 4}})
+    missing = vae.first_stage_model.state_dict().keys() - weights.keys()
+    if missing:  # the host only warns and decodes noise
+        raise KeyError(f"{len(missing)} weights of the VAE are missing, {min(missing)} first")
+    return vae
 
 
 def _load(module, state_dict, prefix: str) -> None:

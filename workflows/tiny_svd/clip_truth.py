@@ -1,0 +1,42 @@
+"""Compares clips with the truth that the generator knows: their pixels, their sprite's way.
+
+Knows nothing of ComfyUI and nothing of how the clips were made.
+"""
+
+import torch
+from clip_world import DIRECTIONS, SIZE, Clips
+
+LATE = slice(6, 14)  # frames 7 to 14
+COLOUR_REACH = 0.35  # distance in RGB at which a pixel no longer counts as the sprite's
+LEAST_TRAVEL = 0.25  # of the true way; less does not count as moving
+LEAST_MASS = 0.25  # of the true sprite; less does not count as a sprite
+
+
+def psnr(truth: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
+    """Return dB over all but the first dimension, for pixels in 0..1."""
+    return -10 * torch.log10((truth - clip).square().flatten(1).mean(1).clamp(min=1e-10))
+
+
+def centroids(clips: torch.Tensor, colour: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return centre (B, T, 2) and mass (B, T) of the pixels that look like the sprite's colour."""
+    distance = (clips - colour[:, None, :, None, None]).norm(dim=2)  # (B, T, H, W)
+    weight = (1 - distance / COLOUR_REACH).clamp(min=0)
+    mass = weight.sum((2, 3))
+    pixel = torch.arange(SIZE) + 0.5
+    x, y = (weight.sum(2) * pixel).sum(2), (weight.sum(3) * pixel).sum(2)
+    return torch.stack([x, y], 2) / mass[..., None].clamp(min=1e-6), mass
+
+
+def directions_right(truth: Clips, clips: torch.Tensor) -> torch.Tensor:
+    """Return (B,) whether the sprite is there to the end and went the way its looks tell.
+
+    The way is from the centroid in frame 1 to the mean centroid of the last three frames.
+    """
+    true_centre, true_mass = centroids(truth.frames, truth.colour)
+    centre, mass = centroids(clips, truth.colour)
+    travel = centre[:, -3:].mean(1) - centre[:, 0]
+    true_length = (true_centre[:, -3:].mean(1) - true_centre[:, 0]).norm(dim=1)
+    along = travel @ DIRECTIONS.T  # (B, 4)
+    is_there = mass[:, -3:].mean(1) > LEAST_MASS * true_mass[:, -3:].mean(1)
+    has_moved = along.amax(1) > LEAST_TRAVEL * true_length
+    return is_there & has_moved & (along.argmax(1) == truth.direction)
