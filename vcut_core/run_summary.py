@@ -49,8 +49,8 @@ class RunSummary:
             f"(cut_sigma {plan.shareable_cut_sigma():g})"
         )
 
-    def text(self) -> str:
-        """Return the summary as one line, for the log and for the node."""
+    def counts(self) -> str:
+        """Return what was counted, as it stands in the line and in a report before the run."""
         total = self.unet_evaluations + self.evaluations_saved
         parts = [f"{self.unet_evaluations} of {total} UNet evaluations"]
         if self.has_guidance:
@@ -61,6 +61,11 @@ class RunSummary:
                 f"{self.affine_evaluated} affine maps evaluated, {self.affine_reused} reused"
                 + removed
             )
+        return "; ".join(parts)
+
+    def text(self) -> str:
+        """Return the summary as one line, for the log and for the node."""
+        parts = [self.counts()]
         parts += [f"untouched: {why} ({count})" for why, count in self.untouched.items()]
         parts.append(f"{self.elapsed_s:.2f} s")
         return ("" if self.is_complete else "stopped early; ") + "; ".join(parts)

@@ -210,13 +210,23 @@ FULL_SIZE_UNET = {
 }
 
 
+@pytest.fixture(scope="session")
+def make_full_size():
+    """Return a function: SVD at full size on the meta device, shapes that take no memory."""
+
+    def make():
+        config = comfy.supported_models.SVD_img2vid(FULL_SIZE_UNET)
+        config.set_inference_dtype(torch.float16, None)
+        model = comfy.model_base.SVD_img2vid(config, device="meta")
+        return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+    return make
+
+
 @pytest.fixture
-def full_size():
-    """A ModelPatcher of SVD at full size on the meta device: shapes that take no memory."""
-    config = comfy.supported_models.SVD_img2vid(FULL_SIZE_UNET)
-    config.set_inference_dtype(torch.float16, None)
-    model = comfy.model_base.SVD_img2vid(config, device="meta")
-    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+def full_size(make_full_size):
+    """A ModelPatcher of SVD at full size without its weights, this test's own."""
+    return make_full_size()
 
 
 class ReferenceGuider(comfy.samplers.CFGGuider):
