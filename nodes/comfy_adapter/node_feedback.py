@@ -1,0 +1,36 @@
+"""What a node tells while and after it works: progress in the page, a text under the node."""
+
+import html
+import logging
+from collections.abc import Iterable, Iterator
+
+import comfy.model_management
+import comfy.utils
+from server import PromptServer
+
+logger = logging.getLogger(__name__)
+
+
+def show_on_node(text: str, node_id: str | None) -> None:
+    """Show ``text`` under a node, where the host has a server that can.
+
+    It may hold what a user typed: ComfyUI's page puts it into the document as HTML, so it is
+    escaped here.
+    """
+    server = getattr(PromptServer, "instance", None)
+    if node_id is None or server is None or not hasattr(server, "send_progress_text"):
+        return
+    try:
+        escaped = html.escape(text, quote=False)
+        server.send_progress_text(escaped, node_id, server.client_id)
+    except Exception:  # a text that cannot be shown must not cost the user the result
+        logger.debug("VCUT: could not show the text on the node", exc_info=True)
+
+
+def with_progress(items: Iterable, total: int) -> Iterator:
+    """Yield ``items``, moving the node's progress bar; stops when the user interrupts."""
+    bar = comfy.utils.ProgressBar(total)
+    for item in items:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield item
+        bar.update(1)
