@@ -1,0 +1,121 @@
+"""The report on what a run costs, in words: for the node, before the run.
+
+Must not know where the figures come from.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from .run_cost import RunCost
+
+UNITS = ((1e12, "TMACs"), (1e9, "GMACs"), (1e6, "MMACs"))
+
+
+def unit_for(macs: float) -> tuple[float, str]:
+    """Return (size, name) of the unit that suits ``macs``: 1.5e12 is 1.5 of (1e12, "TMACs")."""
+    return next((unit for unit in UNITS if macs >= unit[0]), UNITS[-1])
+
+
+def report_lines(
+    run: RunCost, size: str, parameters: int, cache_bytes: int, beside: Sequence[str]
+) -> Iterator[str]:
+    """Yield the report line by line.
+
+    size: the clip in words. parameters: in the given model. cache_bytes: VCUT's memory in the run.
+    beside: what other packs have put on the model; of that nothing is claimed.
+    """
+    yield f"{size}, {_count(run.num_steps, 'step')}: what the UNet computes"
+    yield from _totals(run)
+    yield f"Parameters in this model: {parameters:,}{_missing(run, parameters)}"
+    yield f"Memory for VCUT's cached values during the run: {cache_bytes:,} bytes"
+    yield ""
+    yield from _settings(run)
+    if beside:
+        yield f"Not counted, put on this model by other nodes: {', '.join(beside)}."
+    elif not run.settings.is_empty:
+        yield f"The line after the run should say: {run.expected_summary().counts()}"
+    yield ""
+    yield from _components(run)
+    yield ""
+    yield (
+        "MACs are multiply-adds (convolutions, linear layers, both attention products), not "
+        "seconds: those depend on the device too, and stand in the line after the run."
+    )
+    yield (
+        "Counted for one start picture, cfg above 1 and a sampler that evaluates once a step, as "
+        "euler does."
+    )
+
+
+def headline(run: RunCost) -> str:
+    """Return the report in one line."""
+    if run.settings.is_empty:
+        return "No VCUT settings on this model: nothing saved"
+    return (
+        f"With this model's settings: {run.evaluations} of {run.evaluations_without} UNet "
+        f"evaluations, {percent_less(run.macs(), run.macs_without())} to compute"
+    )
+
+
+def percent_less(value: float, baseline: float) -> str:
+    """Return by how much ``value`` is less than ``baseline``, in percent with one decimal."""
+    return f"{100 * (1 - value / baseline):.1f} % less"
+
+
+def _totals(run: RunCost) -> Iterator[str]:
+    before, after = run.macs_without(), run.macs()
+    unit, name = unit_for(before)
+    if run.settings.is_empty:
+        yield f"Run: {before / unit:,.2f} {name}, 0 saved: this model has no VCUT settings"
+        yield f"UNet evaluations: {run.evaluations}"
+    else:
+        yield (
+            f"Run: {after / unit:,.2f} {name} instead of {before / unit:,.2f} without VCUT "
+            f"({percent_less(after, before)})"
+        )
+        cut, attention = run.saved_by_cut() / unit, run.saved_by_cross_attention() / unit
+        yield (
+            f"Saved where guidance is off: {cut:,.2f} {name}; in cross-attention: "
+            f"{attention:,.2f} {name}"
+        )
+        yield f"UNet evaluations: {run.evaluations} instead of {run.evaluations_without}"
+    evaluation, unchanged = run.unet.macs("true", run.settings.replaced), run.unet.macs("true")
+    unit, name = unit_for(unchanged)
+    instead = "" if evaluation == unchanged else f" instead of {unchanged / unit:,.3f}"
+    yield f"Each evaluation: {evaluation / unit:,.3f} {name}{instead}"
+
+
+def _missing(run: RunCost, parameters: int) -> str:
+    whole = run.unet.parameters()
+    return "" if parameters == whole else f" (the whole UNet has {whole:,})"
+
+
+def _settings(run: RunCost) -> Iterator[str]:
+    kinds = run.unet.cross_attentions()
+    for wanted in ("spatial", "temporal"):
+        modes = [
+            run.settings.replaced.get(p, "kept") for p, kind in kinds.items() if kind == wanted
+        ]
+        counts = {mode: modes.count(mode) for mode in dict.fromkeys(modes)}
+        words = ", ".join(f"{n} {'removed' if m == 'remove' else m}" for m, n in counts.items())
+        yield f"Cross-attention, {wanted}: {words or 'none in this model'}"
+    guidance = run.settings.guidance
+    if guidance is None:
+        yield "Guidance: in every step"
+        return
+    yield f"Guidance: {run.expected_summary().planned()}, on a karras schedule"
+    if guidance.cut_sigma > 0:
+        yield f"cut_sigma {guidance.cut_sigma:g} ends it elsewhere on another schedule"
+
+
+def _components(run: RunCost) -> Iterator[str]:
+    before, after = run.macs_by_component_without(), run.macs_by_component()
+    unit, name = unit_for(run.macs_without())
+    yield f"Where it goes, {name} without VCUT and with this model's settings:"
+    for component in sorted(after, key=lambda c: -before.get(c, 0)):
+        macs = (before.get(component, 0), after[component])
+        if any(macs):
+            yield f"{component}: {macs[0] / unit:,.4g} and {macs[1] / unit:,.4g}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,115 @@
+"""What a whole sampling run costs, without VCUT and with the settings that a model has.
+
+Reckoned before the run, for guidance above 1 and a sampler of one evaluation of each cond a step.
+Must not know how a UNet is measured, nor where settings are kept.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .cost_model import UNetCost
+from .guidance import GuidanceConfig, GuidancePlan
+from .run_summary import RunSummary
+
+AFFINE_MAPS = "affine maps, once a run"
+
+
+@dataclass(frozen=True)
+class CostSettings:
+    """What VCUT does to a model.
+
+    replaced: path of a cross-attention in the UNet -> "cached" or "remove"; the others are as ever.
+    guidance: None when guidance lasts all the run.
+    """
+
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    guidance: GuidanceConfig | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether VCUT does nothing to the model."""
+        return not self.replaced and self.guidance is None
+
+    @property
+    def cached(self) -> list[str]:
+        """The cross-attentions that are affine maps."""
+        return [path for path, mode in self.replaced.items() if mode == "cached"]
+
+
+class RunCost:
+    """The cost of one run of a UNet over ``sigmas`` (num_steps + 1, descending)."""
+
+    def __init__(self, unet: UNetCost, settings: CostSettings, sigmas: Sequence[float]) -> None:
+        self.unet = unet
+        self.settings = settings
+        self.num_steps = len(sigmas) - 1
+        never_cut = GuidancePlan(tuple(sigmas[:-1]), self.num_steps)
+        self.plan = settings.guidance.plan(sigmas) if settings.guidance else never_cut
+
+    @property
+    def guided_steps(self) -> int:
+        """Steps with two evaluations; all others have one."""
+        return max(0, self.plan.guided_steps - self.plan.late_steps)
+
+    @property
+    def evaluations(self) -> int:
+        """UNet evaluations with the model's settings."""
+        return self.num_steps + self.guided_steps
+
+    @property
+    def evaluations_without(self) -> int:
+        """UNet evaluations without VCUT."""
+        return 2 * self.num_steps
+
+    @property
+    def embeddings(self) -> int:
+        """Embeddings that each affine map is evaluated for: cond and uncond, cond past the cut."""
+        return 2 * (self.guided_steps > 0) + (self.guided_steps < self.num_steps)
+
+    def macs(self, convention: str = "true") -> int:
+        """Return the MACs of the run with the model's settings."""
+        return sum(self.macs_by_component(convention).values())
+
+    def macs_without(self, convention: str = "true") -> int:
+        """Return the MACs of the run without VCUT."""
+        return self.evaluations_without * self.unet.macs(convention)
+
+    def macs_by_component(self, convention: str = "true") -> dict[str, int]:
+        """Return the run's MACs by component, with ``AFFINE_MAPS`` as one more."""
+        once = self.embeddings * self.unet.affine_macs(self.settings.cached)
+        evaluation = self.unet.macs_by_component(convention, self.settings.replaced)
+        return {name: self.evaluations * macs for name, macs in evaluation.items()} | {
+            AFFINE_MAPS: once
+        }
+
+    def macs_by_component_without(self, convention: str = "true") -> dict[str, int]:
+        """Return the run's MACs by component without VCUT."""
+        evaluation = self.unet.macs_by_component(convention)
+        return {name: self.evaluations_without * macs for name, macs in evaluation.items()}
+
+    def saved_by_cut(self, convention: str = "true") -> int:
+        """Return the MACs that ending guidance saves, before cross-attention is made cheaper."""
+        return (self.evaluations_without - self.evaluations) * self.unet.macs(convention)
+
+    def saved_by_cross_attention(self, convention: str = "true") -> int:
+        """Return the MACs that replaced cross-attentions save in the evaluations that are left."""
+        return self.macs_without(convention) - self.macs(convention) - self.saved_by_cut(convention)
+
+    def cache_elements(self) -> int:
+        """Return how many numbers VCUT keeps during the run."""
+        return self.embeddings * self.unet.affine_elements(self.settings.cached)
+
+    def expected_summary(self) -> RunSummary:
+        """Return what the run's own summary should count, cond and uncond batched together."""
+        cached, replaced = len(self.settings.cached), len(self.settings.replaced)
+        phases = (self.guided_steps > 0) + (self.guided_steps < self.num_steps)
+        return RunSummary(
+            plan=self.plan if self.settings.guidance else None,
+            has_guidance=self.settings.guidance is not None,
+            has_cross_attention=replaced > 0,
+            unet_evaluations=self.evaluations,
+            evaluations_saved=self.evaluations_without - self.evaluations,
+            affine_evaluated=cached * phases,
+            affine_reused=cached * (self.num_steps - phases),
+            removed=(replaced - cached) * self.num_steps,
+        )
