@@ -26,15 +26,27 @@ NODES = {
         "cut_sigma": (0.0, (0.0, 10000.0)),
         "start_step": (1, (1, 10000)),
     },
+    "VCUT_CompareVideos": {
+        "video_a": None,
+        "video_b": None,
+        "label_a": ("without VCUT", None),
+        "label_b": ("with VCUT", None),
+        "difference_gain": (4.0, (1.0, 255.0)),
+    },
 }
-OUTPUTS = {"VCUT_LoadSVDCheckpoint": ["MODEL", "CLIP_VISION", "VAE"]}
+OUTPUTS = {
+    "VCUT_LoadSVDCheckpoint": ["MODEL", "CLIP_VISION", "VAE"],
+    "VCUT_CompareVideos": ["IMAGE", "IMAGE", "IMAGE", "STRING"],
+}
 FILES = sorted(WORKFLOWS.glob("*.json"))
 VCUT_FILES = [file for file in FILES if "vcut" in file.stem]
 
 
 def _choices(spec: list) -> tuple:
-    """Return (default, allowed values or range) of one input of /object_info."""
+    """Return (default, allowed values or range, None for a text) of one input of /object_info."""
     kind, options = spec
+    if kind == "STRING":
+        return options["default"], None
     if isinstance(kind, list) or kind == "COMBO":
         return options["default"], options.get("options", kind)
     return options["default"], (options["min"], options["max"])
@@ -145,6 +157,28 @@ def test_next_run_is_clean_when_one_was_interrupted(server, tiny_prompt):
         server.run(long, on_progress=interrupt)
     assert re.search(r"VCUT: stopped early; .*; guided 1-320 of 500", server.log_text())
     assert _frames(server, server.run(prompt)) == expected
+
+
+def test_comparison_is_told_in_words_and_a_label_is_no_html_for_the_page(server):
+    # 0x808080 is 128 of 255 and 0x878787 is 135: 7 levels, 20 log10(255 / 7) = 31.2 dB.
+    grey, lighter = 0x808080, 0x878787
+    size = {"width": 32, "height": 32}
+    inputs = {
+        "video_a": ["1", 0],
+        "video_b": ["2", 0],
+        "label_a": "<b>a & b</b>",
+        "label_b": "",
+        "difference_gain": 4.0,
+    }
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": size | {"batch_size": 5, "color": grey}},
+        "2": {"class_type": "EmptyImage", "inputs": size | {"batch_size": 3, "color": lighter}},
+        "3": {"class_type": "VCUT_CompareVideos", "inputs": inputs},
+    }
+    lines = server.run(prompt).texts["3"].splitlines()
+    assert lines[0].startswith("3 frames of 32x32: PSNR 31.2 dB, SSIM ")
+    assert lines[1].startswith("largest error in frame 1: 7.00 of 255 on average")
+    assert lines[-1].startswith("&lt;b&gt;a &amp; b&lt;/b&gt; has 5 frames, video_b 3: ")
 
 
 def test_refused_prompt_names_the_node_and_the_input(server, tiny_prompt):

@@ -1,0 +1,97 @@
+"""The node that shows two clips side by side and says how far apart they are."""
+
+import torch
+from comfy_api.latest import io
+
+from .captions import clean
+from .clip_comparison import AlignedClips, Clip, Scores
+from .clip_pictures import SideBySide, plot
+from .comfy_adapter import show_on_node, with_progress
+
+DISPLAY_NAME = "VCUT Compare Videos"
+
+
+class CompareVideos(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VCUT_CompareVideos",
+            display_name=DISPLAY_NAME,
+            category="VCUT",
+            description=(
+                "Two clips side by side, where they differ, and by how much: PSNR and SSIM, frame "
+                "by frame."
+            ),
+            inputs=[
+                io.Image.Input(
+                    "video_a", tooltip="The clip to compare with, as frames: from VAE Decode."
+                ),
+                io.Image.Input(
+                    "video_b",
+                    tooltip="The other clip. Another length: the frames that both have. A single "
+                    "picture: compared with every frame. Another size of the same shape: the "
+                    "larger one is resized.",
+                ),
+                io.String.Input(
+                    "label_a", default="without VCUT", tooltip="Stands above video_a. May be empty."
+                ),
+                io.String.Input(
+                    "label_b", default="with VCUT", tooltip="Stands above video_b. May be empty."
+                ),
+                io.Float.Input(
+                    "difference_gain",
+                    default=4.0,
+                    min=1.0,
+                    max=255.0,
+                    step=0.5,
+                    tooltip="How much brighter the difference is shown than it is. 1: as it is. "
+                    "255: the smallest difference that a saved picture can have shows as white.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="side_by_side",
+                    tooltip="Both clips under their labels, for Create Video. Small clips are "
+                    "enlarged.",
+                ),
+                io.Image.Output(
+                    display_name="difference", tooltip="Black where the clips are equal."
+                ),
+                io.Image.Output(display_name="plot", tooltip="PSNR and SSIM of every frame."),
+                io.String.Output(
+                    display_name="summary", tooltip="The result in words, shown on the node too."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, video_a, video_b, label_a: str, label_b: str, difference_gain: float
+    ) -> io.NodeOutput:
+        labels = (clean(label_a), clean(label_b))
+        try:
+            result = _compare(video_a, video_b, labels, difference_gain)
+        except ValueError as error:
+            raise ValueError(f"{DISPLAY_NAME}: {error}.") from None
+        node_id = getattr(cls.hidden, "unique_id", None)  # no hidden inputs: called by a script
+        show_on_node(result[-1], node_id)
+        return io.NodeOutput(*result)
+
+
+def _compare(video_a, video_b, labels: tuple[str, str], gain: float) -> tuple:
+    """Return the node's four outputs, from one pass over the frames."""
+    clips = AlignedClips(Clip("video_a", labels[0], video_a), Clip("video_b", labels[1], video_b))
+    size = (clips.num_frames, clips.height, clips.width)
+    side_by_side = SideBySide(DISPLAY_NAME, labels, *size)
+    difference = torch.empty(*size, 3)
+    scores = Scores()
+    for index, (a, b) in enumerate(with_progress(clips.frames(), clips.num_frames)):
+        side_by_side.write(index, a, b)
+        error = torch.sub(a, b, out=difference[index]).abs_()
+        scores.add(a, b, error)
+        error.mul_(gain).clamp_(max=1)
+    result = scores.text(clips.width, clips.height, gain)
+    picture = plot(DISPLAY_NAME, labels, scores.psnr_db, scores.ssim, result.splitlines()[0])
+    return side_by_side.pictures, difference, picture, "\n".join([result, *clips.notes()])

@@ -1,0 +1,141 @@
+"""VCUT Compare Videos as ComfyUI runs it: its four outputs, its text on the node, its limits."""
+
+import comfy.model_management
+import comfy.utils
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from vcut.nodes.compare_videos import CompareVideos
+
+
+def _compare(a, b, *, labels=("without VCUT", "with VCUT"), gain: float = 4.0) -> tuple:
+    return CompareVideos.execute(a, b, *labels, gain).result
+
+
+def _flat(value: float, frames: int = 2, height: int = 64, width: int = 64) -> torch.Tensor:
+    return torch.full((frames, height, width, 3), value)
+
+
+def test_constant_offset_of_a_tenth_is_20_decibels_and_shows_amplified():
+    # MSE 0.01: 10 log10(1 / 0.01) = 20 dB; 0.1 of 255 = 25.5; the difference is 0.1 * 4 = 0.4.
+    side_by_side, difference, plot, summary = _compare(_flat(0.5), _flat(0.6))
+    assert summary.startswith("2 frames of 64x64: PSNR 20.0 dB, SSIM ")
+    assert "largest error in frame 1: 25.50 of 255 on average" in summary
+    assert difference.shape == (2, 64, 64, 3)
+    assert torch.allclose(difference, torch.tensor(0.4), atol=1e-5)
+    assert plot.shape == (1, 600, 1000, 3)
+    # 64 pixels are shown as 256, two of them beside each other with 8 between; text above.
+    assert side_by_side.shape[0] == 2 and side_by_side.shape[2:] == (520, 3)
+    assert side_by_side[1, -1, 0].tolist() == [0.5] * 3
+    assert torch.allclose(side_by_side[1, -1, -1], torch.tensor(0.6))
+
+
+@pytest.mark.parametrize(("gain", "shown"), [(1.0, 0.1), (4.0, 0.4), (255.0, 1.0)])
+def test_difference_is_as_bright_as_the_summary_says(gain, shown):
+    _, difference, _, summary = _compare(_flat(0.6), _flat(0.5), gain=gain)
+    assert difference.amin().item() == pytest.approx(shown, abs=1e-5)
+    assert f"difference shown {gain:g} times as bright" in summary
+
+
+def test_equal_clips_are_called_identical_and_their_difference_is_black():
+    clip = torch.rand(3, 64, 64, 3)
+    _, difference, _, summary = _compare(clip, clip.clone())
+    assert summary == "3 frames of 64x64: identical in every pixel"
+    assert not difference.any()
+
+
+def test_clips_of_other_length_size_and_kind_are_compared_and_that_is_said():
+    rgba = torch.ones(5, 128, 128, 4)
+    _, difference, _, summary = _compare(rgba, _flat(1.0, 3), labels=("long", ""))
+    assert difference.shape == (3, 64, 64, 3)
+    assert summary.splitlines() == [
+        "3 frames of 64x64: identical in every pixel",
+        "long has 5 frames, video_b 3: the first 3 are compared",
+        "long resized from 128x128 to 64x64",
+        "long: transparency left out",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "part"),
+    [
+        (_flat(0.5), _flat(0.5, 0), "expected at least one frame as video_b, got 0"),
+        (_flat(0.5), _flat(0.5, 2, 32, 64), "expected two clips of one size or one shape"),
+        (torch.zeros(4, 4), _flat(0.5), r"expected IMAGE .* as video_a, got \(4, 4\)"),
+    ],
+)
+def test_error_is_one_sentence_that_names_the_node(a, b, part):
+    with pytest.raises(ValueError, match=f"^VCUT Compare Videos: {part}") as error:
+        _compare(a, b)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 200), (63, 33), (257, 301)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_any_size_and_precision_gives_pictures_that_a_video_can_hold(height, width, dtype):
+    generator = torch.Generator().manual_seed(0)
+    a = torch.rand(2, height, width, 3, generator=generator).to(dtype)
+    side_by_side, difference, _, _ = _compare(a, 1 - a)
+    assert side_by_side.dtype == difference.dtype == torch.float32
+    assert side_by_side.shape[1] % 2 == side_by_side.shape[2] % 2 == 0
+    for picture in (side_by_side, difference):
+        assert 0 <= picture.min() and picture.max() <= 1
+
+
+@pytest.mark.parametrize("labels", [("", ""), ("a\nb", "x" * 5000), ("\u4f60\u597d", "\ud800\x00")])
+@pytest.mark.filterwarnings("ignore:Glyph")  # where no font with Chinese is installed
+def test_any_label_is_drawn(labels):
+    side_by_side, _, _, _ = _compare(_flat(0.2), _flat(0.3), labels=labels)
+    assert side_by_side.shape[2] == 520 and 256 <= side_by_side.shape[1] < 360
+
+
+class _ClipSizedStorages(TorchDispatchMode):
+    """Remembers every storage that is at least ``size`` bytes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.kept = size, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, (tuple, list)) else [output]:
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                known = {kept.data_ptr() for kept in self.kept}
+                if storage.nbytes() >= self.size and storage.data_ptr() not in known:
+                    self.kept.append(storage)  # kept alive, so that no address is used twice
+        return output
+
+
+def test_nothing_as_large_as_a_clip_is_made_but_the_two_clips_that_come_out():
+    # A clip of 40 frames of 256x256 is 31.5 MB; the plot, the largest of the rest, 7.2 MB.
+    a, b = torch.rand(40, 256, 256, 3), torch.rand(40, 256, 256, 4)
+    with _ClipSizedStorages(20_000_000) as storages:
+        side_by_side, difference, _, _ = _compare(a, b)
+    own = {clip.untyped_storage().data_ptr() for clip in (a, b)}
+    made = {storage.data_ptr() for storage in storages.kept} - own
+    assert made == {t.untyped_storage().data_ptr() for t in (side_by_side, difference)}
+
+
+def test_progress_moves_once_a_frame(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *args, **kw: seen.append(value)
+    )
+    _compare(_flat(0.2, 3), _flat(0.3, 3))
+    assert seen == [1, 2, 3]
+
+
+def test_comparison_stops_when_the_user_interrupts():
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        _compare(_flat(0.2), _flat(0.3))
+    assert _compare(_flat(0.2), _flat(0.3))
+
+
+def test_inputs_stay_as_they_were():
+    a, b = torch.rand(2, 64, 64, 3), torch.rand(2, 64, 64, 3)
+    before = a.clone(), b.clone()
+    for output in _compare(a, b, gain=1.0)[:3]:
+        output.zero_()
+    assert torch.equal(a, before[0]) and torch.equal(b, before[1])
