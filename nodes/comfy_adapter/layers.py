@@ -7,7 +7,7 @@ import torch
 from comfy.ldm.modules.attention import SpatialVideoTransformer
 
 from ...vcut_core.cross_attention import AffineCrossAttention, is_single_token, spread, zeros
-from .sampling_run import KEY, CallInfo
+from .call_info import KEY, CallInfo
 
 
 def cross_attention_blocks(diffusion_model) -> Iterator[tuple[str, str, torch.nn.Module]]:
@@ -48,12 +48,8 @@ class HostCrossAttention(AffineCrossAttention):
             if run is not None:
                 run.summary.untouched["cross-attention over several tokens"] += 1
             return self.attend(x, context, value, mask, transformer_options)
-        if self.is_removed:
-            if run is not None:
-                run.summary.removed += 1
-            output = zeros(x)
-        else:
-            output = spread(self._affine(x, context, value, call, transformer_options), x)
+        constant = self.constant(x, context, value, call, transformer_options)
+        output = zeros(x) if constant is None else spread(constant, x)
         patches = transformer_options.get("patches", {})
         if "attn2_output_patch" in patches:  # another pack's; it may write in place
             return output.clone(memory_format=torch.contiguous_format)
@@ -65,9 +61,17 @@ class HostCrossAttention(AffineCrossAttention):
             x, context=context, value=value, mask=mask, transformer_options=transformer_options
         )
 
-    def _affine(self, x, context, value, call, transformer_options):
-        """Return L of the context, one row for each group of rows of x that share a context."""
-        if not isinstance(call, CallInfo):  # outside a run of ours there is nowhere to keep it
+    def constant(self, x, context, value, call, transformer_options):
+        """Return what this layer adds, (G, 1, C) for G groups of rows of x; None when removed.
+
+        x: (B, S, C), read for its rows, device and dtype only. call: CallInfo or None.
+        """
+        is_run = isinstance(call, CallInfo)
+        if self.is_removed:
+            if is_run:
+                call.run.summary.removed += 1
+            return None
+        if not is_run:  # outside a run of ours there is nowhere to keep it
             return self.affine(context if value is None else value)
         uuids = transformer_options.get("uuids")
         is_patched = "attn2_patch" in transformer_options.get("patches", {})

@@ -14,10 +14,11 @@ from server import PromptServer
 from ...vcut_core.cross_attention import CrossAttentionConfig, ValueCache
 from ...vcut_core.guidance import GuidanceConfig
 from ...vcut_core.run_summary import RunSummary
+from .block_forward import constant_blocks
+from .call_info import KEY, CallInfo
 
 logger = logging.getLogger(__name__)
 
-KEY = "vcut"  # the pack's key in every host dictionary that it writes to
 # Wrappers of others that sit between the conds and attn2 and leave the embedding as it is.
 HARMLESS_WRAPPERS = {KEY, "easycache", "lazycache", "torch.compile"}
 EMBEDDINGS = ("c_crossattn", "time_context")  # the entries of a cond that reach attn2
@@ -29,20 +30,6 @@ class PatchedLayers:
 
     config: CrossAttentionConfig
     count: int
-
-
-@dataclass(frozen=True)
-class CallInfo:
-    """What attn2 needs to know of the model call it runs in; travels in transformer_options.
-
-    embedding_scale: factor already applied to the embeddings; part of every cache key, because a
-        scaled cond keeps its uuid (EasyCache finds conds by it).
-    may_cache: all frames of a cond share one embedding, the same in every call.
-    """
-
-    run: "SamplingRun"
-    embedding_scale: float
-    may_cache: bool
 
 
 def sample_with_vcut(executor, *args, **kwargs):
@@ -87,6 +74,7 @@ class SamplingRun:
         """
         options = comfy.model_patcher.create_model_options_clone(model_options)
         for kind, wrapper in (
+            (WrappersMP.SAMPLER_SAMPLE, self.sampler_sample),
             (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
             (WrappersMP.DIFFUSION_MODEL, self.diffusion_model),
         ):
@@ -94,6 +82,13 @@ class SamplingRun:
                 kind, KEY, wrapper, options, is_model_options=True
             )
         return options
+
+    def sampler_sample(self, executor, guider, *args, **kwargs):
+        """SAMPLER_SAMPLE wrapper: the model is loaded, so its blocks are what they will be."""
+        if not self.num_layers:
+            return executor(guider, *args, **kwargs)
+        with constant_blocks(guider.inner_model.diffusion_model):
+            return executor(guider, *args, **kwargs)
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kw):
         """CALC_COND_BATCH wrapper: past the cut, evaluate cond alone and return it for both."""

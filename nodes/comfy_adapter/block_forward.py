@@ -1,0 +1,79 @@
+"""Transformer blocks that skip what only a cross-attention's query needs, while a run lasts.
+
+The host's block normalises the query of each cross-attention and adds the result in a pass of its
+own, even when the layer is an affine map that looks at neither. Here the block's ``forward`` is
+another for the length of one run; where anything of another pack wants to see the block's inside,
+it is the host's again.
+"""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock
+
+from ...vcut_core.cross_attention import is_single_token
+from ...vcut_core.transformer_block import forward_with_constant
+from .call_info import KEY, CallInfo
+from .layers import HostCrossAttention, cross_attention_blocks
+
+# The host's patches that never reach into a transformer block.
+OUTSIDE_OF_BLOCKS = {
+    "input_block_patch", "input_block_patch_after_skip", "output_block_patch", "emb_patch",
+}  # fmt: skip
+
+
+@contextmanager
+def constant_blocks(diffusion_model) -> Iterator[None]:
+    """Let the transformer blocks of a loaded UNet use their constants until the end of the with."""
+    installed = []
+    for _path, _kind, block in cross_attention_blocks(diffusion_model):
+        if type(block) is BasicTransformerBlock and "forward" not in vars(block):  # another pack's
+            block.forward = functools.partial(_forward, block)
+            installed.append((block, block.forward))
+    try:
+        yield
+    finally:
+        for block, forward in installed:
+            if vars(block).get("forward") is forward:
+                del block.forward
+
+
+def _forward(block, x, context=None, transformer_options={}):
+    """Return the block's output, (B, S, C) for x (B, S, C)."""
+    if not _has_constant(block, context, transformer_options):
+        return type(block).forward(
+            block, x, context=context, transformer_options=transformer_options
+        )
+    call = transformer_options[KEY]
+    call.run.attn2_calls += 1
+    constant = block.attn2.constant(x, context, None, call, transformer_options)
+    return forward_with_constant(block, x, constant, transformer_options)
+
+
+def _has_constant(block, context, transformer_options: dict) -> bool:
+    """Whether the block's cross-attention is ours to answer and nobody else looks at its inside."""
+    layer = block.attn2
+    return (
+        isinstance(layer, HostCrossAttention)
+        and isinstance(transformer_options.get(KEY), CallInfo)
+        and (layer.is_removed or is_single_token(context, None, None))
+        and not (block.disable_self_attn or block.switch_temporal_ca_to_sa)
+        and not _is_patched(transformer_options)
+        and not any(_has_hooks(module) for module in (layer, block.norm2))
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()  # compiled code would outlive this run
+    )
+
+
+def _is_patched(transformer_options: dict) -> bool:
+    """Whether a patch of another pack, of a kind known here or not, may work inside of blocks."""
+    patches = transformer_options.get("patches", {})
+    if any(found for kind, found in patches.items() if kind not in OUTSIDE_OF_BLOCKS):
+        return True
+    return any(transformer_options.get("patches_replace", {}).values())
+
+
+def _has_hooks(module: torch.nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)

@@ -1,0 +1,164 @@
+"""Transformer blocks during a run: what is left out, who is let in, and that nothing stays."""
+
+import contextlib
+
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch.utils._python_dispatch import TorchDispatchMode
+from vcut.nodes.comfy_adapter import block_forward, patch_cross_attentions, schedule_guidance
+from vcut.nodes.comfy_adapter.layers import cross_attention_blocks
+from vcut.vcut_core.cross_attention import CrossAttentionConfig
+from vcut.vcut_core.guidance import GuidanceConfig
+
+CACHED = CrossAttentionConfig()
+REMOVED = CrossAttentionConfig(temporal="remove")
+# 16 spatial blocks with three layer norms and 16 temporal ones with four; norm2 is one of them.
+NORMS, NORMS_WITHOUT_NORM2 = 16 * 3 + 16 * 4, 16 * 2 + 16 * 3
+
+
+class CountedNorms(TorchDispatchMode):
+    """Counts the layer norms that are really computed."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += "layer_norm" in str(function)
+        return function(*args, **(kwargs or {}))
+
+
+def _norms(tiny, model) -> int:
+    """Return the layer norms of a run of one step, cond and uncond in one call."""
+    conditioning = tiny.conditioning()  # its image encoder has norms too
+    with CountedNorms() as counted:
+        tiny.sample(model, steps=1, conditioning=conditioning)
+    return counted.count
+
+
+def _blocks(tiny) -> list:
+    return [block for *_, block in cross_attention_blocks(tiny.model.model.diffusion_model)]
+
+
+@pytest.fixture
+def without_block_forward(monkeypatch):
+    """Return a function that makes every block compute as the host wrote it, from then on."""
+    return lambda: monkeypatch.setattr(block_forward, "_has_constant", lambda *_: False)
+
+
+# --- what is left out ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [CACHED, REMOVED], ids=["cached", "remove"])
+def test_norm_of_the_query_is_not_computed_when_the_layer_is_a_constant(tiny, config):
+    assert _norms(tiny, tiny.model) == NORMS
+    assert _norms(tiny, patch_cross_attentions(tiny.model, config)) == NORMS_WITHOUT_NORM2
+
+
+def test_norm_of_kept_layers_is_computed(tiny):
+    config = CrossAttentionConfig(temporal="keep")
+    assert _norms(tiny, patch_cross_attentions(tiny.model, config)) == NORMS - 16
+
+
+@pytest.mark.parametrize("config", [CACHED, REMOVED], ids=["cached", "remove"])
+@pytest.mark.parametrize("cut_step", [3, 5])
+def test_output_is_bit_equal_to_that_of_the_host_s_own_blocks(
+    tiny, biased, config, cut_step, without_block_forward
+):
+    model = patch_cross_attentions(biased, config)
+    model = schedule_guidance(model, GuidanceConfig(cut_step, 4))
+    ours = tiny.sample(model, steps=4)
+    without_block_forward()
+    assert torch.equal(ours, tiny.sample(model, steps=4))
+
+
+# --- whom it lets in ----------------------------------------------------------------------------
+
+
+def _with_patch(model, name: str, patch):
+    clone = model.clone()
+    clone.set_model_patch(patch, name)
+    return clone
+
+
+@pytest.mark.parametrize("name", ["attn1_patch", "attn2_patch", "middle_patch", "of_a_newer_host"])
+def test_blocks_are_the_host_s_when_another_pack_patches_their_inside(tiny, name):
+    patches = {
+        "attn1_patch": lambda q, k, v, options: (q, k, v),
+        "attn2_patch": lambda q, k, v, options: (q, k, v),
+    }
+    patch = patches.get(name, lambda x, options: x)
+    model = _with_patch(patch_cross_attentions(tiny.model, CACHED), name, patch)
+    assert _norms(tiny, model) == NORMS
+
+
+def test_blocks_skip_the_norm_when_another_pack_patches_only_between_them(tiny):
+    model = patch_cross_attentions(tiny.model, CACHED)
+    model = _with_patch(model, "input_block_patch", lambda h, options: h)
+    assert _norms(tiny, model) == NORMS_WITHOUT_NORM2
+
+
+def test_blocks_are_the_host_s_when_an_attention_is_replaced(tiny):
+    model = patch_cross_attentions(tiny.model, CACHED).clone()
+    model.set_model_attn1_replace(lambda q, k, v, options: v, "input", 1)
+    assert _norms(tiny, model) == NORMS
+
+
+@pytest.mark.parametrize("name", ["attn2", "norm2"])
+def test_hooked_layer_is_called_as_before(tiny, name):
+    model = patch_cross_attentions(tiny.model, CACHED)
+    tiny.sample(model, steps=1)  # puts the stand-ins where the hook shall go
+    block, calls = _blocks(tiny)[0], []
+    hook = getattr(block, name).register_forward_hook(lambda *_: calls.append(name))
+    try:
+        norms = _norms(tiny, model)
+    finally:
+        hook.remove()
+    assert calls == [name]
+    assert norms == NORMS_WITHOUT_NORM2 + 1
+
+
+def test_forward_of_another_pack_stays_and_is_called(tiny):
+    block, calls = _blocks(tiny)[0], []
+
+    def forward(*args, **kwargs):
+        calls.append(True)
+        return type(block).forward(block, *args, **kwargs)
+
+    block.forward = forward
+    try:
+        tiny.sample(patch_cross_attentions(tiny.model, CACHED), steps=2)
+        assert len(calls) == 2
+        assert block.forward is forward
+    finally:
+        del block.forward
+
+
+def test_blocks_are_the_host_s_when_gradients_are_wanted(tiny):
+    def with_gradients(executor, *args, **kwargs):
+        with torch.inference_mode(False), torch.enable_grad():
+            return executor(*args, **kwargs).detach()
+
+    model = patch_cross_attentions(tiny.model, CACHED).clone()
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "easycache", with_gradients)
+    assert _norms(tiny, model) == NORMS
+
+
+# --- nothing stays ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_no_block_keeps_a_forward_when_the_run_ends(tiny, error):
+    seen = []
+
+    def look(executor, *args, **kwargs):
+        seen.append(sum("forward" in vars(block) for block in _blocks(tiny)))
+        if error:
+            raise error("stop")
+        return executor(*args, **kwargs)
+
+    model = patch_cross_attentions(tiny.model, CACHED)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", look)
+    with contextlib.nullcontext() if error is None else pytest.raises(error):
+        tiny.sample(model, steps=2)
+    assert seen[0] == 32
+    assert not any("forward" in vars(block) for block in _blocks(tiny))
