@@ -6,6 +6,7 @@ another for the length of one run; where anything of another pack wants to see t
 it is the host's again.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,19 +26,49 @@ OUTSIDE_OF_BLOCKS = {
 
 
 @contextmanager
-def constant_blocks(diffusion_model) -> Iterator[None]:
-    """Let the transformer blocks of a loaded UNet use their constants until the end of the with."""
-    installed = []
-    for _path, _kind, block in cross_attention_blocks(diffusion_model):
+def constant_blocks(diffusion_model) -> Iterator[list[torch.nn.Module]]:
+    """Let the transformer blocks of a loaded UNet use their constants until the end of the with.
+
+    Yields its temporal blocks.
+    """
+    installed, temporal = [], []
+    for _path, kind, block in cross_attention_blocks(diffusion_model):
+        temporal += [block] if kind == "temporal" else []
         if type(block) is BasicTransformerBlock and "forward" not in vars(block):  # another pack's
             block.forward = functools.partial(_forward, block)
             installed.append((block, block.forward))
     try:
-        yield
+        yield temporal
     finally:
         for block, forward in installed:
             if vars(block).get("forward") is forward:
                 del block.forward
+
+
+def with_short_time_context(args: tuple, kwargs: dict, transformer_options: dict) -> dict:
+    """Return a UNet call's kwargs, its time context of no width where only our layers read it.
+
+    The host repeats the embedding for every pixel in each of 16 blocks; a constant needs it once
+    for each cond, which CallInfo then carries.
+    """
+    call = transformer_options.get(KEY)
+    context = kwargs.get("context", args[2] if len(args) > 2 else None)
+    if not (
+        isinstance(call, CallInfo)
+        and call.may_cache
+        and transformer_options.get("uuids")
+        and kwargs.get("time_context") is None
+        and kwargs.get("num_video_frames")
+        and is_single_token(context, None, None)
+        and not _is_patched(transformer_options)
+        and all(isinstance(block.attn2, HostCrossAttention) for block in call.run.temporal_blocks)
+        and call.run.temporal_blocks
+        and not torch.compiler.is_compiling()
+    ):
+        return kwargs
+    once = context[:: kwargs["num_video_frames"]]
+    transformer_options[KEY] = dataclasses.replace(call, time_context=once)
+    return {**kwargs, "time_context": context[..., :0]}
 
 
 def _forward(block, x, context=None, transformer_options={}):

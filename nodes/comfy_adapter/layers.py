@@ -86,4 +86,5 @@ class HostCrossAttention(AffineCrossAttention):
         else:  # and here over the frames
             group = x.shape[0] // len(uuids)
         key = (self, tuple(uuids), call.embedding_scale, x.shape[0] // group, x.device, x.dtype)
-        return call.run.cache.get(key, lambda: self.affine(context[::group]))
+        rows = context[::group] if context.shape[-1] else call.time_context
+        return call.run.cache.get(key, lambda: self.affine(rows))

@@ -14,7 +14,7 @@ from server import PromptServer
 from ...vcut_core.cross_attention import CrossAttentionConfig, ValueCache
 from ...vcut_core.guidance import GuidanceConfig
 from ...vcut_core.run_summary import RunSummary
-from .block_forward import constant_blocks
+from .block_forward import constant_blocks, with_short_time_context
 from .call_info import KEY, CallInfo
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class SamplingRun:
         self.summary = RunSummary(
             has_guidance=self.guidance is not None, has_cross_attention=self.num_layers > 0
         )
+        self.temporal_blocks: list[torch.nn.Module] = []  # of the model, once it is loaded
         self.attn2_calls = 0
         self.expected_attn2_calls = 0
         self.cut_uuids: set = set()  # conds that were evaluated without their uncond
@@ -87,7 +88,7 @@ class SamplingRun:
         """SAMPLER_SAMPLE wrapper: the model is loaded, so its blocks are what they will be."""
         if not self.num_layers:
             return executor(guider, *args, **kwargs)
-        with constant_blocks(guider.inner_model.diffusion_model):
+        with constant_blocks(guider.inner_model.diffusion_model) as self.temporal_blocks:
             return executor(guider, *args, **kwargs)
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kw):
@@ -111,12 +112,12 @@ class SamplingRun:
         return [output, output]  # equal, so any guidance function returns the conditional one
 
     def diffusion_model(self, executor, *args, **kwargs):
-        """DIFFUSION_MODEL wrapper: count UNet evaluations."""
+        """DIFFUSION_MODEL wrapper: count UNet evaluations, spare them the repeated embedding."""
         options = kwargs.get("transformer_options")
         if options is None:
             options = next((arg for arg in args if _is_transformer_options(arg)), {})
         self._count_evaluations(options)
-        return executor(*args, **kwargs)
+        return executor(*args, **with_short_time_context(args, kwargs, options))
 
     @torch.compiler.disable  # a count is a constant to torch.compile: it would compile every call
     def _count_evaluations(self, transformer_options: dict) -> None:

@@ -71,6 +71,57 @@ def test_output_is_bit_equal_to_that_of_the_host_s_own_blocks(
     assert torch.equal(ours, tiny.sample(model, steps=4))
 
 
+@pytest.mark.parametrize(
+    ("config", "is_short"),
+    [(CACHED, True), (REMOVED, True), (CrossAttentionConfig(temporal="keep"), False)],
+    ids=["cached", "remove", "keep"],
+)
+def test_embedding_is_not_repeated_for_every_pixel_when_no_temporal_layer_reads_it(
+    tiny, config, is_short
+):
+    contexts = _contexts_of_temporal_blocks(tiny, patch_cross_attentions(tiny.model, config))
+    # 96 pixels are 12 x 12 in the latent; cond and uncond; the tiny model's embedding has 64 values
+    assert contexts[0] == (2 * 12 * 12, 1, 0 if is_short else 64)
+
+
+@pytest.mark.parametrize("name", ["attn2_patch", "attn1_output_patch"])
+def test_embedding_is_whole_when_another_pack_may_read_it(tiny, name):
+    patches = {
+        "attn2_patch": lambda q, k, v, options: (q, k, v),
+        "attn1_output_patch": lambda x, options: x,
+    }
+    model = _with_patch(patch_cross_attentions(tiny.model, CACHED), name, patches[name])
+    assert _contexts_of_temporal_blocks(tiny, model)[0] == (2 * 12 * 12, 1, 64)
+
+
+def test_embedding_is_whole_when_another_pack_replaced_a_layer(tiny):
+    model = patch_cross_attentions(tiny.model, CACHED)
+    path = tiny.cross_attention_paths("temporal")[0]
+    model.add_object_patch(path, model.object_patches[path].original)
+    assert _contexts_of_temporal_blocks(tiny, model)[0] == (2 * 12 * 12, 1, 64)
+
+
+def _contexts_of_temporal_blocks(tiny, model) -> list[tuple]:
+    """Return the shapes of the contexts that the temporal blocks get in one step."""
+    blocks = [b for _, kind, b in cross_attention_blocks(tiny.model.model.diffusion_model)
+              if kind == "temporal"]  # fmt: skip
+    shapes = []
+    hooks = [
+        block.register_forward_pre_hook(
+            lambda _block, _args, kwargs: shapes.append(tuple(kwargs["context"].shape)),
+            with_kwargs=True,
+        )
+        for block in blocks
+    ]
+    try:
+        tiny.sample(model, steps=1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert len(shapes) == 16
+    return shapes
+
+
 # --- whom it lets in ----------------------------------------------------------------------------
 
 
