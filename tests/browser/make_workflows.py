@@ -15,12 +15,16 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / "workflows"
 sys.path.insert(0, str(WORKFLOWS))
 
+from comparison_layout import comparison_layout  # noqa: E402
 from host_install import HostError, current_host, run_inside  # noqa: E402
 
 HUGGING_FACE = "https://huggingface.co/stabilityai/"
 COMFYUI_VERSION = "0.3.75"  # the host that the workflows are made on
 THUMBNAIL_WIDTH = 800
 TALL = 250  # a VCUT node with room for the line that a run writes on it
+SCHEDULE = {
+    "cut_step": 17, "steps": 25, "after_cut": "average", "cut_sigma": 0.0, "start_step": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Recipe:
     steps: int = 25
     temporal: str | None = "cached"
     is_pruned: bool = False  # loaded by VCUT Load SVD Checkpoint, which needs no patch node
+    is_comparison: bool = False  # sampled twice, without and with VCUT
 
 
 RECIPES = {
@@ -109,6 +114,16 @@ RECIPES = {
         "**33 of 40 UNet evaluations**.",
         steps=20,
     ),
+    "svd_compare": Recipe(
+        title="SVD without and with VCUT, compared",
+        shows="One picture and one seed, sampled twice: as in svd_baseline above, as in svd_vcut "
+        "below. VCUT Compare Videos shows both clips side by side, where they differ and by how "
+        "much. Both samplers take their seed from one node; change other settings in both.",
+        look_at="The video: does the lower branch keep what you like in the upper one? Then "
+        "**PSNR** and **SSIM**: they say how far the clips are apart, not which is better. The "
+        "plot says in which frames; the difference is shown 4 times as bright.",
+        is_comparison=True,
+    ),
 }
 
 
@@ -134,9 +149,13 @@ def note_text(recipe: Recipe) -> str:
 def layout(recipe: Recipe) -> dict:
     """Return the graph for the page: nodes in order of their ids, links, groups.
 
-    A node: [type, position, width, height or 0 for its own, widget values by name].
+    A node: [type, position, width, height or 0 for its own, widget values by name, title or none].
     A link: [from index, output, to index, input].
     """
+    modes = {"temporal": recipe.temporal, "spatial": "cached"}
+    if recipe.is_comparison:
+        widgets = (_conditioning(recipe), _sampler(recipe), modes, SCHEDULE)
+        return comparison_layout(note_text(recipe), recipe.checkpoint.file, *widgets)
     has_vcut = recipe.temporal is not None
     # Columns: what is loaded, VCUT (two nodes wide), guidance, sampler, video.
     guide, condition, sampler, video = (
@@ -151,7 +170,7 @@ def layout(recipe: Recipe) -> dict:
         ["VAEDecode", [sampler, 400], 270, 0, {}],
         ["CreateVideo", [video, 40], 270, 0, {"fps": 6}],
         ["SaveVideo", [video, 180], 270, 290, {"filename_prefix": "video/svd"}],
-        ["MarkdownNote", [0, 40], 390, 250, {"": note_text(recipe)}],
+        ["MarkdownNote", [0, 40], 390, 250, {"": note_text(recipe)}, "About this workflow"],
     ]
     links = [
         [0, 0, 2, "model"], [2, 0, 4, "model"],
@@ -164,11 +183,7 @@ def layout(recipe: Recipe) -> dict:
     if recipe.is_pruned:
         values = {"ckpt_name": recipe.checkpoint.file, "temporal": recipe.temporal}
         nodes[0] = ["VCUT_LoadSVDCheckpoint", [450, 40], 280, TALL, values]
-    settings = {
-        "cut_step": 17, "steps": 25, "after_cut": "average", "cut_sigma": 0.0, "start_step": 1,
-    }  # fmt: skip
-    modes = {"temporal": recipe.temporal, "spatial": "cached"}
-    nodes.append(["VCUT_GuidanceScheduler", [760, 40], 280, TALL, settings])
+    nodes.append(["VCUT_GuidanceScheduler", [760, 40], 280, TALL, SCHEDULE])
     links[0:1] = [[0, 0, 9, "model"], [9, 0, 2, "model"]]
     if not recipe.is_pruned:
         nodes.append(["VCUT_PatchSVDModel", [450, 40], 280, TALL, modes])
@@ -194,7 +209,7 @@ def _sampler(recipe: Recipe) -> dict:
 BUILD = """({nodes, links, groups}) => {
     const graph = window.app.graph
     graph.clear()
-    const made = nodes.map(([type, position, width, height, values]) => {
+    const made = nodes.map(([type, position, width, height, values, title]) => {
         const node = LiteGraph.createNode(type)
         graph.add(node)
         node.pos = position
@@ -204,7 +219,7 @@ BUILD = """({nodes, links, groups}) => {
             widget.value = value
             widget.callback?.(value)
         }
-        if (type === 'MarkdownNote') node.title = 'About this workflow'
+        if (title) node.title = title
         node.setSize([width, height || node.computeSize()[1]])
         return node
     })

@@ -1,0 +1,47 @@
+"""The shape of the workflow that compares: one picture, one seed, two samplers, one comparison."""
+
+LABELS = {"label_a": "without VCUT", "label_b": "with VCUT"}
+
+
+def comparison_layout(
+    note: str, checkpoint: str, conditioning: dict, sampler: dict, modes: dict, schedule: dict
+) -> dict:
+    """Return the graph in the form of make_workflows.layout, the baseline above, VCUT below it.
+
+    The dicts hold widget values: of SVD_img2vid_Conditioning, of both KSamplers, of VCUT Patch SVD
+    Model and of VCUT Guidance Scheduler.
+    """
+    seed = {"value": sampler["seed"], "control_after_generate": "fixed"}
+    # Columns: what is loaded, two that lead to the samplers, samplers, comparison, results.
+    nodes = [
+        ["ImageOnlyCheckpointLoader", [0, 400], 390, 0, {"ckpt_name": checkpoint}],
+        ["LoadImage", [0, 560], 390, 340, {"image": "example.png"}],
+        ["VideoLinearCFGGuidance", [450, 40], 280, 0, {"min_cfg": 1.0}],
+        ["SVD_img2vid_Conditioning", [760, 800], 280, 0, conditioning],
+        ["PrimitiveInt", [760, 40], 280, 0, seed, "Seed of both samplers"],
+        ["KSampler", [1150, 40], 270, 0, sampler, "KSampler without VCUT"],
+        ["VAEDecode", [1150, 340], 270, 0, {}, "VAE Decode without VCUT"],
+        ["VCUT_PatchSVDModel", [450, 460], 280, 250, modes],
+        ["VCUT_GuidanceScheduler", [760, 460], 280, 250, schedule],
+        ["KSampler", [1150, 460], 270, 0, sampler, "KSampler with VCUT"],
+        ["VAEDecode", [1150, 760], 270, 0, {}, "VAE Decode with VCUT"],
+        ["VCUT_CompareVideos", [1490, 40], 340, 400, LABELS | {"difference_gain": 4.0}],
+        ["CreateVideo", [1900, 40], 270, 0, {"fps": conditioning["fps"]}],
+        ["SaveVideo", [1900, 180], 620, 330, {"filename_prefix": "video/svd_compare"}],
+        ["PreviewImage", [1900, 560], 620, 430, {}, "PSNR and SSIM of every frame"],
+        ["PreviewImage", [1490, 740], 340, 250, {}, "Difference"],
+        ["PreviewAny", [1490, 490], 340, 200, {}, "Summary"],
+        ["MarkdownNote", [0, 40], 390, 270, {"": note}, "About this workflow"],
+    ]
+    links = [
+        [0, 0, 2, "model"], [0, 1, 3, "clip_vision"], [1, 0, 3, "init_image"], [0, 2, 3, "vae"],
+        [2, 0, 5, "model"], [2, 0, 7, "model"], [7, 0, 8, "model"], [8, 0, 9, "model"],
+        *([3, output, k, name] for k in (5, 9)
+          for output, name in enumerate(("positive", "negative", "latent_image"))),
+        [4, 0, 5, "seed"], [4, 0, 9, "seed"],
+        [5, 0, 6, "samples"], [0, 2, 6, "vae"], [9, 0, 10, "samples"], [0, 2, 10, "vae"],
+        [6, 0, 11, "video_a"], [10, 0, 11, "video_b"],
+        [11, 0, 12, "images"], [12, 0, 13, "video"],
+        [11, 1, 15, "images"], [11, 2, 14, "images"], [11, 3, 16, "source"],
+    ]  # fmt: skip
+    return {"nodes": nodes, "links": links, "groups": [["VCUT", [430, 370, 630, 360], "#3f789e"]]}
