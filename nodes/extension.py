@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .compare_videos import CompareVideos
+from .cost_report import CostReport
 from .guidance_scheduler import GuidanceScheduler
 from .load_svd_checkpoint import LoadSVDCheckpoint
 from .patch_svd_model import PatchSVDModel
@@ -10,4 +11,4 @@ from .patch_svd_model import PatchSVDModel
 
 class VCUTExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [PatchSVDModel, GuidanceScheduler, LoadSVDCheckpoint, CompareVideos]
+        return [PatchSVDModel, GuidanceScheduler, LoadSVDCheckpoint, CompareVideos, CostReport]

@@ -6,6 +6,7 @@ run starts, in that run's own options, and drops it when the run ends (``samplin
 is no state to reset. Decisions and arithmetic live in ``vcut_core``.
 """
 
+from .costing import read_model
 from .layers import HostCrossAttention, find_cross_attentions
 from .loading import checkpoint_names, load_pruned, prune_model
 from .model_patches import patch_cross_attentions, require_svd, schedule_guidance
@@ -23,6 +24,7 @@ __all__ = [
     "load_pruned",
     "patch_cross_attentions",
     "prune_model",
+    "read_model",
     "require_svd",
     "schedule_guidance",
     "show_on_node",

@@ -33,10 +33,18 @@ NODES = {
         "label_b": ("with VCUT", None),
         "difference_gain": (4.0, (1.0, 255.0)),
     },
+    "VCUT_CostReport": {
+        "model": None,
+        "width": (1024, (16, 16384)),
+        "height": (576, (16, 16384)),
+        "video_frames": (25, (1, 4096)),
+        "steps": (25, (1, 10000)),
+    },
 }
 OUTPUTS = {
     "VCUT_LoadSVDCheckpoint": ["MODEL", "CLIP_VISION", "VAE"],
     "VCUT_CompareVideos": ["IMAGE", "IMAGE", "IMAGE", "STRING"],
+    "VCUT_CostReport": ["STRING", "IMAGE"],
 }
 FILES = sorted(WORKFLOWS.glob("*.json"))
 VCUT_FILES = [file for file in FILES if "vcut" in file.stem]
@@ -179,6 +187,24 @@ def test_comparison_is_told_in_words_and_a_label_is_no_html_for_the_page(server)
     assert lines[0].startswith("3 frames of 32x32: PSNR 31.2 dB, SSIM ")
     assert lines[1].startswith("largest error in frame 1: 7.00 of 255 on average")
     assert lines[-1].startswith("&lt;b&gt;a &amp; b&lt;/b&gt; has 5 frames, video_b 3: ")
+
+
+def test_cost_report_runs_on_its_own_and_promises_what_the_run_then_says(server, tiny_prompt):
+    prompt = tiny_prompt(WORKFLOWS / "svd_vcut.json", seed=9)
+    (sampler,) = graph.nodes_of(prompt, "KSampler")
+    (conditioning,) = graph.nodes_of(prompt, "SVD_img2vid_Conditioning")
+    size = ("width", "height", "video_frames")
+    inputs = {name: prompt[conditioning]["inputs"][name] for name in size}
+    # Before the demo's own counter, a wrapper that the report would not vouch for.
+    (counter,) = graph.nodes_of(prompt, "VCUT_CountEvaluations")
+    inputs["model"] = prompt[counter]["inputs"]["model"]
+    inputs["steps"] = prompt[sampler]["inputs"]["steps"]
+    prompt["report"] = {"class_type": "VCUT_CostReport", "inputs": inputs}
+    lines = server.run(prompt).texts
+    (promise,) = (line for line in lines["report"].splitlines() if "should say: " in line)
+    for node_id in graph.nodes_of(prompt, *graph.VCUT_NODES):
+        counts = lines[node_id].rpartition("; ")[0]
+        assert promise.partition("should say: ")[2] == counts
 
 
 def test_refused_prompt_names_the_node_and_the_input(server, tiny_prompt):

@@ -1,0 +1,163 @@
+"""What VCUT Cost Report reads from a model: its layers' cost, VCUT's settings, what stands beside.
+
+The given model is only read. Layers are measured on a copy of the UNet that is built from the
+model's config on the meta device: no weight is touched, and nothing depends on where the weights
+lie, how they are stored, or which clone's patches are on the model now.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import comfy.ops
+import comfy.samplers
+import torch
+from comfy.ldm.modules.attention import CrossAttention
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+from ...vcut_core.cost_model import UNetCost, measure
+from ...vcut_core.run_cost import CostSettings, RunCost
+from .call_info import KEY
+from .layers import HostCrossAttention
+
+PATH = "diffusion_model."  # of the UNet in the host's model
+SCHEDULER = "karras"  # of the workflows; only cut_sigma depends on it
+WITHOUT_COST = {KEY, "torch.compile"}  # wrappers that leave the count of layers as it is
+# What other packs leave in model_options that may evaluate the UNet more or less often.
+EVALUATION_OPTIONS = (
+    "model_function_wrapper",
+    "sampler_calc_cond_batch_function",
+    "sampler_pre_cfg_function",
+    "sampler_post_cfg_function",
+)
+
+
+@dataclass(frozen=True)
+class ModelReading:
+    """What a model holds and does.
+
+    parameters: in the UNet as it was loaded. value_bytes: of one number in the dtype it computes
+    in. sigmas: a schedule of the asked length. beside: what other packs have put on the model.
+    """
+
+    unet: UNetCost
+    settings: CostSettings
+    parameters: int
+    value_bytes: int
+    sigmas: tuple[float, ...]
+    beside: tuple[str, ...]
+
+    def run(self) -> RunCost:
+        """Return the cost of a run over ``sigmas``."""
+        return RunCost(self.unet, self.settings, self.sigmas)
+
+
+def read_model(model, width: int, height: int, video_frames: int, steps: int) -> ModelReading:
+    """Return what ``model`` (ModelPatcher of an SVD) costs in a run. Changes nothing in it.
+
+    width, height: in pixels; the latent has an eighth of them, rounded down as the host does.
+    """
+    base = model.model
+    unet = build_on_meta(base.model_config.unet_config)
+    cost = measure_on_meta(unet, width, height, video_frames)
+    layers = {path: model.get_model_object(PATH + path) for path in cost.cross_attentions()}
+    taken = set(_replaced_by_patches(model, layers))
+    replaced = {
+        path: "remove" if layer.is_removed else "cached"
+        for path, layer in layers.items()
+        if isinstance(layer, HostCrossAttention) and path not in taken
+    }
+    guidance = model.model_options["transformer_options"].get(KEY, {}).get("guidance")
+    sampling = model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, SCHEDULER, steps)
+    return ModelReading(
+        cost,
+        CostSettings(replaced, guidance),
+        _count_parameters(model, unet),
+        _computing_dtype(base).itemsize,
+        tuple(sigmas.tolist()),
+        tuple(dict.fromkeys(_beside(model, layers))),
+    )
+
+
+def build_on_meta(unet_config: dict) -> UNetModel:
+    """Return the UNet of a config with shapes for weights."""
+    config = {**unet_config, "dtype": torch.float32}
+    return UNetModel(**config, operations=comfy.ops.disable_weight_init, device="meta")
+
+
+def measure_on_meta(unet: UNetModel, width: int, height: int, video_frames: int) -> UNetCost:
+    """Return the cost of one cond's evaluation of ``unet``, which lies on the meta device.
+
+    The embedding is one token, as a single start picture gives.
+    """
+    layers = dict(unet.named_modules())
+    (context_dim,) = {
+        layer.to_k.in_features for name, layer in layers.items() if name.endswith("attn2")
+    }
+    channels = unet.input_blocks[0][0].in_channels
+
+    def empty(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, device="meta")
+
+    inputs = {
+        "x": empty(video_frames, channels, height // 8, width // 8),
+        "timesteps": empty(video_frames),
+        "context": empty(video_frames, 1, context_dim),
+        "num_video_frames": video_frames,
+        "image_only_indicator": empty(1, video_frames),
+        # Products are reckoned from shapes; the host's own function may not run on meta.
+        "transformer_options": {"optimized_attention_override": _attend_without_computing},
+    }
+    if unet.num_classes is not None:
+        inputs["y"] = empty(video_frames, unet.label_emb[0][0].in_features)
+    with torch.no_grad():
+        return measure(unet, lambda: unet(**inputs))
+
+
+def _computing_dtype(base) -> torch.dtype:
+    stored = base.get_dtype() or next(base.diffusion_model.parameters()).dtype
+    return base.manual_cast_dtype or stored
+
+
+def _attend_without_computing(_function, q, *_args, **_kwargs) -> torch.Tensor:
+    return torch.empty_like(q)
+
+
+def _count_parameters(model, unet: UNetModel) -> int:
+    """Return the parameters that ``model`` was loaded with, whichever clone is on it now.
+
+    Sizes of known weights come from ``unet``: quantised ones may be packed into other shapes.
+    """
+    held = dict(model.model.diffusion_model.named_parameters())
+    for path, layer in model.object_patches_backup.items():  # what another clone displaced
+        if isinstance(layer, torch.nn.Module) and path.startswith(PATH):
+            name = path.removeprefix(PATH)
+            held = {k: p for k, p in held.items() if not k.startswith(f"{name}.")}
+            held |= {f"{name}.{k}": p for k, p in layer.named_parameters()}
+    whole = dict(unet.named_parameters())
+    return sum(whole.get(name, parameter).numel() for name, parameter in held.items())
+
+
+def _replaced_by_patches(model, layers: dict) -> Iterator[str]:
+    """Yield the cross-attentions whose forward another pack's attn2 replacement bypasses."""
+    options = model.model_options["transformer_options"]
+    for key in options.get("patches_replace", {}).get("attn2", {}):
+        block = "middle_block" if key[0] == "middle" else f"{key[0]}_blocks.{key[1]}"
+        index = f".{key[2]}.attn2" if len(key) > 2 else ".attn2"
+        yield from (p for p in layers if p.startswith(f"{block}.") and p.endswith(index))
+
+
+def _beside(model, layers: dict) -> Iterator[str]:
+    """Yield what other packs have put on the model that may change what a run costs."""
+    options = model.model_options["transformer_options"]
+    for wrappers in (model.wrappers, options.get("wrappers", {})):
+        for keyed in wrappers.values():
+            others = (key for key, found in keyed.items() if found and key not in WITHOUT_COST)
+            yield from (f"wrapper {key}" for key in others)
+    for name in ("patches", "patches_replace"):
+        yield from (kind for kind, found in options.get(name, {}).items() if found)
+    yield from (name for name in EVALUATION_OPTIONS if model.model_options.get(name))
+    known = (CrossAttention, HostCrossAttention)
+    foreign = sum(not isinstance(layer, known) for layer in layers.values())
+    if foreign:
+        yield f"{foreign} cross-attentions of its own"

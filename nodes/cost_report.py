@@ -1,0 +1,96 @@
+"""The node that says what a run costs before it runs, and what this model's VCUT settings save."""
+
+from comfy_api.latest import io
+
+from ..vcut_core.cost_report import headline, report_lines, unit_for
+from ..vcut_core.guidance import MAX_STEPS
+from .comfy_adapter import read_model, require_svd, show_on_node
+from .cost_picture import draw_costs
+
+DISPLAY_NAME = "VCUT Cost Report"
+MAX_SIZE = 16384  # of SVD_img2vid_Conditioning, in pixels
+MAX_FRAMES = 4096
+
+
+class CostReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VCUT_CostReport",
+            display_name=DISPLAY_NAME,
+            category="VCUT",
+            description=(
+                "What the UNet computes in a run, without VCUT and with this model's VCUT "
+                "settings, counted layer by layer before the run. Takes about a second and no "
+                "memory."
+            ),
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="SVD, SVD-XT or SVD-XT 1.1, as it goes to the sampler: the report "
+                    "reads the settings that VCUT's nodes left on it. It is not changed.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=1024,
+                    min=16,
+                    max=MAX_SIZE,
+                    step=8,
+                    tooltip="Of the clip in pixels, as in SVD_img2vid_Conditioning.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=576,
+                    min=16,
+                    max=MAX_SIZE,
+                    step=8,
+                    tooltip="Of the clip in pixels, as in SVD_img2vid_Conditioning.",
+                ),
+                io.Int.Input(
+                    "video_frames",
+                    default=25,
+                    min=1,
+                    max=MAX_FRAMES,
+                    tooltip="Frames of the clip: 14 for SVD, 25 for SVD-XT.",
+                ),
+                io.Int.Input(
+                    "steps", default=25, min=1, max=MAX_STEPS, tooltip="Steps of the sampler."
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="report", tooltip="The report, shown on the node too."
+                ),
+                io.Image.Output(
+                    display_name="picture", tooltip="What the run costs and where it goes."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, model, width: int, height: int, video_frames: int, steps: int
+    ) -> io.NodeOutput:
+        require_svd(model, DISPLAY_NAME)
+        reading = read_model(model, width, height, video_frames, steps)
+        run = reading.run()
+        size = f"{width}x{height}, {video_frames} frame{'s' if video_frames > 1 else ''}"
+        cache_bytes = run.cache_elements() * reading.value_bytes
+        report = "\n".join(report_lines(run, size, reading.parameters, cache_bytes, reading.beside))
+        show_on_node(report, getattr(cls.hidden, "unique_id", None))  # None: called by a script
+        unit, unit_name = unit_for(run.macs_without())
+        picture = draw_costs(
+            DISPLAY_NAME,
+            f"Cost of a run: {size}, {steps} step{'s' if steps > 1 else ''}",
+            headline(run),
+            _in_unit(run.macs_by_component_without(), unit),
+            _in_unit(run.macs_by_component(), unit),
+            unit_name,
+        )
+        return io.NodeOutput(report, picture)
+
+
+def _in_unit(costs: dict[str, int], unit: float) -> dict[str, float]:
+    return {name: macs / unit for name, macs in costs.items()}

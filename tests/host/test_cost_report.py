@@ -1,0 +1,433 @@
+"""VCUT Cost Report: the figures of the real UNet, read from real models, beside real runs."""
+
+import copy
+
+import comfy.model_base
+import comfy.model_patcher
+import comfy.supported_models
+import pytest
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy_extras.nodes_easycache import EasyCacheNode
+from comfy_extras.nodes_video_model import VideoLinearCFGGuidance
+from torch.utils.flop_counter import FlopCounterMode
+from vcut.nodes.comfy_adapter import (
+    SamplingRun,
+    find_cross_attentions,
+    patch_cross_attentions,
+    prune_model,
+    read_model,
+    schedule_guidance,
+)
+from vcut.nodes.comfy_adapter.costing import build_on_meta, measure_on_meta
+from vcut.nodes.cost_report import CostReport
+from vcut.vcut_core.cross_attention import CrossAttentionConfig, ValueCache
+from vcut.vcut_core.guidance import GuidanceConfig, GuidancePlan
+from vcut.vcut_core.run_cost import CostSettings, RunCost
+
+SVD, SVD_XT = 14, 25  # frames
+SIZE = {"width": 64, "height": 64, "video_frames": 4}
+LAYERS = 8  # cross-attentions of the small model: quicker to measure than the tiny SVD's 32
+
+
+@pytest.fixture(scope="module")
+def costs(make_full_size):
+    """Frames -> the cost of one evaluation of the full-size UNet at 576x1024."""
+    unet = build_on_meta(make_full_size().model.model_config.unet_config)
+    return {frames: measure_on_meta(unet, 1024, 576, frames) for frames in (SVD, SVD_XT)}
+
+
+def _variant(cost, name: str) -> dict[str, str]:
+    kinds = cost.cross_attentions()
+    temporal = {path: "remove" for path, kind in kinds.items() if kind == "temporal"}
+    both = {path: "cached" for path in kinds} | temporal
+    return {"baseline": {}, "TCA removed": temporal, "TCA and SCA": both}[name]
+
+
+# --- the known figures ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variant", "keep_maps", "parameters"),
+    [
+        ("baseline", True, 1_524_623_082),
+        ("TCA removed", True, 1_474_245_802),
+        ("TCA and SCA", True, 1_449_050_922),
+        ("TCA and SCA", False, 1_423_868_522),
+    ],
+)
+def test_parameters_of_svd_are_exact(costs, variant, keep_maps, parameters):
+    for cost in costs.values():  # the architecture does not depend on the frames
+        assert cost.parameters_needed(_variant(cost, variant), keep_maps) == parameters
+
+
+@pytest.mark.parametrize(
+    ("frames", "variant", "expected"),
+    [
+        (SVD, "baseline", ("36.0969", "36.1172", "44.8020")),
+        (SVD, "TCA removed", ("35.1845", "35.2019", "43.8881")),
+        (SVD, "TCA and SCA", ("34.3778", "34.3924", "43.0800")),
+        (SVD_XT, "baseline", ("64.3751", "64.4114", "79.9485")),
+        (SVD_XT, "TCA removed", ("62.8294", "62.8606", "78.4002")),
+        (SVD_XT, "TCA and SCA", ("61.3890", "61.4150", "76.9572")),
+    ],
+)
+def test_macs_of_a_guided_step_are_those_known(costs, frames, variant, expected):
+    cost = costs[frames]
+    replaced = _variant(cost, variant)
+    macs = [2 * cost.macs(convention, replaced) / 1e12 for convention in ("CL", "thop", "true")]
+    assert tuple(f"{value:.4f}" for value in macs) == expected
+
+
+@pytest.mark.parametrize(
+    ("frames", "variant", "printed"),
+    [(SVD, "baseline", 36.11), (SVD_XT, "baseline", 64.41), (SVD_XT, "TCA removed", 62.86)],
+)
+def test_paper_is_reproduced_to_002_percent(costs, frames, variant, printed):
+    thop = 2 * costs[frames].macs("thop", _variant(costs[frames], variant)) / 1e12
+    assert round(100 * abs(thop / printed - 1), 2) <= 0.02
+
+
+@pytest.mark.parametrize(
+    ("frames", "cut_step", "variant", "expected", "printed"),
+    [
+        (SVD, None, "baseline", "902.9", 903),
+        (SVD, 17, "TCA removed", "721.6", 719),
+        (SVD, 17, "TCA and SCA", "705.0", None),
+        (SVD, 20, "TCA removed", "774.4", 772),
+        (SVD, 20, "TCA and SCA", "756.6", None),
+        (SVD_XT, None, "baseline", "1610.3", 1610),
+        (SVD_XT, 17, "TCA removed", "1288.6", 1288),
+        (SVD_XT, 17, "TCA and SCA", "1259.0", None),
+        (SVD_XT, 20, "TCA removed", "1382.9", 1382),
+        (SVD_XT, 20, "TCA and SCA", "1351.1", None),
+    ],
+)
+def test_macs_of_a_video_are_those_known(costs, frames, cut_step, variant, expected, printed):
+    guidance = GuidanceConfig(cut_step) if cut_step else None
+    settings = CostSettings(_variant(costs[frames], variant), guidance)
+    sigmas = [25.0 - step for step in range(26)]
+    macs = RunCost(costs[frames], settings, sigmas).macs("thop") / 1e12
+    assert f"{macs:.1f}" == expected
+    assert printed is None or abs(macs / printed - 1) < 4e-3  # 721.6 for the paper's 719
+
+
+def test_true_count_equals_that_of_torch(costs, make_full_size):
+    # Every operation that torch dispatches, with the host's own attention function.
+    unet = build_on_meta(make_full_size().model.model_config.unet_config)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        unet(
+            torch.empty(SVD_XT, 8, 72, 128, device="meta"),
+            torch.empty(SVD_XT, device="meta"),
+            context=torch.empty(SVD_XT, 1, 1024, device="meta"),
+            y=torch.empty(SVD_XT, 768, device="meta"),
+            num_video_frames=SVD_XT,
+            image_only_indicator=torch.empty(1, SVD_XT, device="meta"),
+            transformer_options={"optimized_attention_override": _by_pytorch},
+        )
+    assert counter.get_total_flops() == 2 * costs[SVD_XT].macs("true")
+
+
+def _by_pytorch(_function, q, k, v, heads, **_options):
+    return attention_pytorch(q, k, v, heads)
+
+
+# --- what is read from a model ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(make_small_svd):
+    return make_small_svd()
+
+
+@pytest.fixture
+def read():
+    """Return a function: model -> what a run of 25 steps costs it at a small size."""
+    return lambda model, steps=25: read_model(model, steps=steps, **SIZE)
+
+
+def _modes(run) -> list[tuple[str, str]]:
+    kinds = run.unet.cross_attentions()
+    return sorted({(kinds[path], mode) for path, mode in run.settings.replaced.items()})
+
+
+@pytest.mark.parametrize("is_patched_first", [True, False])
+def test_settings_of_both_nodes_are_read_in_either_order(small, read, is_patched_first):
+    config, guidance = CrossAttentionConfig("remove"), GuidanceConfig(10, 25)
+    if is_patched_first:
+        model = schedule_guidance(patch_cross_attentions(small, config), guidance)
+    else:
+        model = patch_cross_attentions(schedule_guidance(small, guidance), config)
+    run = read(model).run()
+    assert _modes(run) == [("spatial", "cached"), ("temporal", "remove")]
+    assert len(run.settings.replaced) == LAYERS
+    assert run.evaluations == 34
+
+
+@pytest.mark.parametrize(
+    ("config", "modes"),
+    [
+        (("cached", "keep"), [("temporal", "cached")]),
+        (("keep", "cached"), [("spatial", "cached")]),
+        (("keep", "keep"), []),
+    ],
+)
+def test_kept_cross_attentions_cost_what_they_cost(small, read, config, modes):
+    run = read(patch_cross_attentions(small, CrossAttentionConfig(*config))).run()
+    assert _modes(run) == modes
+    assert (run.macs() < run.macs_without()) == bool(modes)
+
+
+def test_unpatched_model_saves_nothing_while_a_patched_clone_is_loaded(tiny, read, with_vcut):
+    tiny.sample(with_vcut(tiny.model), steps=1)  # its layers stay on the shared model
+    reading = read(tiny.model)
+    assert reading.run().settings.is_empty
+    assert reading.parameters == reading.unet.parameters()
+
+
+def test_lora_changes_nothing_that_is_counted(tiny, lora, read, with_vcut):
+    model = with_vcut(tiny.model)
+    changed = model.clone()
+    assert changed.add_patches(lora)
+    assert read(changed) == read(model)
+
+
+@pytest.mark.parametrize(
+    ("temporal", "parameters"), [("cached", 1_474_233_322), ("remove", 1_449_050_922)]
+)
+def test_pruned_model_is_reported_with_what_it_holds(make_full_size, temporal, parameters):
+    model = prune_model(make_full_size(), CrossAttentionConfig(temporal=temporal))
+    reading = read_model(model, 1024, 576, 25, 25)
+    assert reading.parameters == parameters
+    # Without VCUT it would be the whole UNet.
+    assert f"{reading.unet.macs('true') / 1e12:.4f}" == "39.9742"
+    assert _modes(reading.run()) == [("spatial", "cached"), ("temporal", temporal)]
+
+
+@pytest.mark.parametrize("base", ["SVD_img2vid", "SV3D_u", "SV3D_p"])
+def test_models_of_svds_kind_are_measured_whatever_their_dtype(make_small_svd, base, read):
+    config = getattr(comfy.supported_models, base)
+    model = make_small_svd(config, dtype=torch.float16, manual_cast=torch.bfloat16)
+    reading = read(model)
+    assert reading.value_bytes == 2
+    weights = model.model.diffusion_model.parameters()
+    assert reading.parameters == sum(parameter.numel() for parameter in weights)
+
+
+def test_weights_packed_by_quantisation_count_as_what_they_stand_for(make_small_svd, read):
+    model = make_small_svd()
+    expected = read(model).parameters
+    layer = model.get_model_object("diffusion_model.time_embed.0")
+    layer.weight = torch.nn.Parameter(torch.zeros(3), requires_grad=False)
+    assert read(model).parameters == expected
+
+
+def test_cut_by_sigma_is_found_on_the_karras_schedule(small, read):
+    # Step 17 of 25 starts at 2.27 and step 16 at 3.0: 2.3 ends guidance between them.
+    run = read(schedule_guidance(small, GuidanceConfig(cut_sigma=2.3))).run()
+    assert run.plan.guided_steps == 16 and run.evaluations == 41
+
+
+# --- what others have put on the model --------------------------------------------------------
+
+
+def _report(model, steps=25, **size) -> str:
+    return CostReport.execute(model, steps=steps, **(SIZE | size)).result[0]
+
+
+def test_wrapper_of_another_node_is_named_and_no_line_is_promised(small, with_vcut):
+    model = EasyCacheNode.execute(with_vcut(small), 0.2, 0.15, 0.95, False).result[0]
+    report = _report(model)
+    assert "Not counted, put on this model by other nodes: wrapper easycache." in report
+    assert "should say" not in report
+
+
+def test_guidance_node_of_the_stock_workflow_leaves_the_promise(small, with_vcut):
+    (model,) = VideoLinearCFGGuidance().patch(with_vcut(small), 1.0)
+    assert _report(model) == _report(with_vcut(small))
+
+
+@pytest.mark.parametrize(
+    ("place", "count"),
+    [(("input", 1), 2), (("middle", 0), 2), (("output", 1, 0), 2), (("input", 1, 7), 0)],
+)
+def test_cross_attention_that_another_node_replaces_is_not_ours(
+    small, read, with_vcut, place, count
+):
+    model = with_vcut(small)
+    model.set_model_attn2_replace(lambda q, k, v, extra: v, *place)
+    reading = read(model)
+    assert len(reading.settings.replaced) == LAYERS - count
+    assert reading.beside == ("attn2",)
+
+
+def test_layer_of_another_pack_is_named_and_counted_as_the_models_own(small, read):
+    model = small.clone()
+    path, _kind = find_cross_attentions(model.model.diffusion_model)[0]
+    model.add_object_patch(path, torch.nn.Identity())
+    reading = read(patch_cross_attentions(model, CrossAttentionConfig()))
+    assert len(reading.settings.replaced) == LAYERS - 1
+    assert reading.beside == ("1 cross-attentions of its own",)
+
+
+# --- the node ---------------------------------------------------------------------------------
+
+
+def test_model_that_is_not_svd_is_refused_in_one_sentence(tiny):
+    with pytest.raises(
+        ValueError, match="^VCUT Cost Report: expected a Stable Video Diffusion model, got .*"
+    ):
+        CostReport.execute(tiny.vae, steps=25, **SIZE)
+
+
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [(1000, 568), (16, 24), (20, 31)],
+)
+def test_sizes_are_rounded_down_to_latents_as_the_host_does(small, width, height):
+    report = _report(small, width=width, height=height)
+    assert report.startswith(f"{width}x{height}, 4 frames, 25 steps")
+    rounded = _report(small, width=width // 8 * 8, height=height // 8 * 8)
+    assert report.splitlines()[1:] == rounded.splitlines()[1:]
+
+
+def test_largest_size_takes_no_memory(make_full_size):
+    # One activation would have 1.1e13 elements: to allocate it, even empty, would fail.
+    report, picture = CostReport.execute(make_full_size(), 16384, 16384, 4096, 10000).result
+    assert "UNet evaluations: 20000" in report and picture.shape == (1, 760, 1000, 3)
+
+
+def test_one_frame_and_one_step_are_a_run(small, with_vcut):
+    report = _report(with_vcut(small, 1, 1), steps=1, video_frames=1)
+    assert report.startswith("64x64, 1 frame, 1 step: ")
+    assert "UNet evaluations: 1 instead of 2" in report
+
+
+def test_second_report_equals_the_first(small, with_vcut):
+    model = with_vcut(small, 17, 25)
+    (first, picture), (second, again) = (
+        CostReport.execute(model, steps=25, **SIZE).result for _ in range(2)
+    )
+    assert first == second and torch.equal(picture, again)
+
+
+def test_picture_changes_with_the_settings(small, with_vcut):
+    pictures = [
+        CostReport.execute(model, steps=25, **SIZE).result[1]
+        for model in (small, with_vcut(small, 10, 25))
+    ]
+    assert not torch.equal(*pictures)
+    assert all(0 <= picture.min() and picture.max() <= 1 for picture in pictures)
+
+
+def _snapshot(model) -> dict:
+    """Return everything of a model that a report could have changed."""
+    base = model.model
+    weights = [*base.named_parameters(), *base.named_buffers()]
+    return {
+        "weights": [(n, id(w), w.data_ptr(), w._version, w.device, w.dtype) for n, w in weights],
+        "modules": [(n, id(m), type(m), m.training, set(vars(m))) for n, m in base.named_modules()],
+        "hooks": [(n, len(m._forward_hooks)) for n, m in base.named_modules()],
+        "options": copy.deepcopy(model.model_options),
+        "object_patches": dict(model.object_patches),
+        "backup": dict(model.object_patches_backup),
+        "wrappers": copy.deepcopy(model.wrappers),
+        "callbacks": copy.deepcopy(model.callbacks),
+        "patches": {name: len(found) for name, found in model.patches.items()},
+        "config": copy.deepcopy(base.model_config.unet_config),
+        "uuid": model.patches_uuid,
+        "patcher": set(vars(model)),
+    }
+
+
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_model_is_left_as_it_was(tiny, lora, with_vcut, is_loaded):
+    model = with_vcut(tiny.model, 17, 25)
+    model.add_patches(lora)
+    tiny.sample(model if is_loaded else tiny.model, steps=1)
+    before = _snapshot(model)
+    _report(model)
+    assert _snapshot(model) == before
+
+
+def test_pruned_model_is_left_as_it_was(make_small_svd):
+    model = prune_model(make_small_svd(), CrossAttentionConfig())
+    before = _snapshot(model)
+    _report(model)
+    assert _snapshot(model) == before
+
+
+# --- the report beside the run ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vcut(tiny):
+    return schedule_guidance(
+        patch_cross_attentions(tiny.model, CrossAttentionConfig()), GuidanceConfig()
+    )
+
+
+def _expected_counts(report: str) -> str:
+    (line,) = (line for line in report.splitlines() if "should say: " in line)
+    return line.partition("should say: ")[2]
+
+
+def _counts(line: str) -> str:
+    """Return a summary line without its name and its seconds."""
+    return line.removeprefix("VCUT: ").rpartition("; ")[0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "cut_step", "temporal", "options"),
+    [
+        (25, 17, "cached", {}),
+        (6, 4, "remove", {"after_cut": "none"}),
+        (5, 1, "cached", {}),
+        (5, 9, "cached", {"after_cut": "positive"}),
+        (6, 5, "cached", {"start_step": 3}),
+        (6, 5, "cached", {"cut_sigma": 20.0}),
+    ],
+)
+def test_run_counts_what_the_report_said(
+    tiny, with_vcut, traced, summaries, monkeypatch, steps, cut_step, temporal, options
+):
+    cached_bytes = []
+    report_run = SamplingRun.report
+
+    def note(run):
+        cached_bytes.append(run.cache.nbytes())
+        report_run(run)
+
+    monkeypatch.setattr(SamplingRun, "report", note)
+    length = 25 if steps == 25 else steps
+    model = with_vcut(tiny.model, cut_step, length, temporal=temporal, **options)
+    report = _report(model, steps)
+    clone, trace = traced(model)
+    tiny.sample(clone, steps=steps)
+    assert _counts(summaries()[-1]) == _expected_counts(report)
+    evaluations = sum(len(call) for call in trace)  # by hooks on the UNet, apart from VCUT
+    assert f"{evaluations} of {2 * steps} UNet evaluations" in report
+    assert f"cached values during the run: {cached_bytes[-1]:,} bytes" in report
+
+
+def test_summary_differs_from_the_report_when_the_cut_is_ignored(
+    tiny, vcut, summaries, monkeypatch
+):
+    monkeypatch.setattr(GuidancePlan, "is_guided", lambda plan, sigma: True)
+    report = _report(vcut)
+    tiny.sample(vcut, steps=25)
+    assert "UNet evaluations: 41 instead of 50" in report
+    assert "50 of 50 UNet evaluations" in summaries()[-1]
+    assert _counts(summaries()[-1]) != _expected_counts(report)
+
+
+def test_summary_differs_from_the_report_when_values_are_computed_in_each_step(
+    tiny, vcut, summaries, monkeypatch
+):
+    get = ValueCache.get
+    monkeypatch.setattr(ValueCache, "get", lambda cache, key, evaluate: get(cache, None, evaluate))
+    report = _report(vcut)
+    tiny.sample(vcut, steps=25)
+    assert "64 affine maps evaluated, 736 reused" in report
+    assert "800 affine maps evaluated, 0 reused" in summaries()[-1]  # 25 steps of 32 layers
+    assert _counts(summaries()[-1]) != _expected_counts(report)
