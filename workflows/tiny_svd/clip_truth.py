@@ -6,6 +6,7 @@ Knows nothing of ComfyUI and nothing of how the clips were made.
 import torch
 from clip_world import DIRECTIONS, SIZE, Clips
 
+UNSEEN_SEED = 7  # of the first frames that a model is judged by
 LATE = slice(6, 14)  # frames 7 to 14
 COLOUR_REACH = 0.35  # distance in RGB at which a pixel no longer counts as the sprite's
 LEAST_TRAVEL = 0.25  # of the true way; less does not count as moving

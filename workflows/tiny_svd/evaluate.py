@@ -13,7 +13,7 @@ from pathlib import Path
 import architecture  # noqa: F401  finds ComfyUI
 import numpy as np
 import torch
-from clip_truth import LATE, centroids, directions_right, psnr
+from clip_truth import LATE, UNSEEN_SEED, centroids, directions_right, psnr
 from clip_world import FPS, NUM_FRAMES, SIZE, make_clips
 from PIL import Image
 from tqdm import tqdm
@@ -29,7 +29,6 @@ from comfy_extras.nodes_video_model import (  # noqa: E402
 import nodes as comfy_nodes  # noqa: E402, I001
 from tiny_svd import loader  # noqa: E402
 
-UNSEEN_SEED = 7
 STEPS, CFG, MIN_CFG = 25, 2.5, 1.0
 
 

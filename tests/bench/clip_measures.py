@@ -1,0 +1,244 @@
+"""What the quality benchmark measures on one clip, each measure with its definition.
+
+Clips are arrays (T, H, W, 3), uint8. Must not know how they were sampled. The eight stand-ins take
+the places of VBench's eight dimensions as the paper reports them, without VBench's networks.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import clips as clip_files
+import cv2
+import numpy as np
+import torch
+from clip_truth import LATE, centroids, directions_right, psnr
+from clip_world import Clips
+from skimage.metrics import structural_similarity
+
+MOST_DB = 100.0  # given to equal clips, whose PSNR is infinite
+SPRITE_SIDE = 20  # pixels of the square cut out around the sprite: radii are 9 to 11
+SPRITE_REACH = 18.0  # pixels from the sprite's centre that do not count as background
+FASTEST = 0.05  # the part of the pixels whose flow is the dynamic degree, as in VBench
+FLOW_SCALE = 4  # clips are enlarged so much for the flow: its smallest patch is 8 pixels
+SHARPNESS_BLUR = 1.0  # pixels
+LAST = slice(-3, None)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column.
+
+    better: which values are better; "one": nearer to 1; "": neither. decimals: to print.
+    """
+
+    name: str
+    title: str
+    group: Literal["baseline", "truth", "stand-in"]
+    better: Literal["higher", "lower", "one", ""]
+    decimals: int
+    definition: str
+
+
+MEASURES = (
+    Measure(
+        "psnr_to_baseline", "PSNR to baseline, dB", "baseline", "higher", 2,
+        "over the whole clip, against the baseline's clip of the same frame and seed; "
+        f"{MOST_DB:.0f} when equal",
+    ),
+    Measure(
+        "ssim_to_baseline", "SSIM to baseline", "baseline", "higher", 4,
+        "structural similarity to that clip, mean over frames",
+    ),
+    Measure(
+        "largest_frame_error", "largest frame error, levels", "baseline", "lower", 2,
+        "the mean absolute error to the same frame of that clip, in levels of 255, of the frame "
+        "where it is largest",
+    ),
+    Measure(
+        "psnr_to_truth", "PSNR to truth, dB", "truth", "higher", 2,
+        f"against the true continuation, frames 7 to 14; {MOST_DB:.0f} when equal",
+    ),
+    Measure(
+        "direction_right", "direction right, %", "truth", "higher", 1,
+        "clips whose sprite is there to the end and went the way its looks tell",
+    ),
+    Measure(
+        "subject_consistency", "subject consistency, %", "stand-in", "higher", 2,
+        f"SSIM of the {SPRITE_SIDE} x {SPRITE_SIDE} pixels around the sprite's centroid with those "
+        "of the clip's first frame and of the frame before, mean",
+    ),
+    Measure(
+        "background_consistency", "background consistency, %", "stand-in", "higher", 2,
+        "SSIM with the clip's first frame and with the frame before, mean over the pixels farther "
+        f"than {SPRITE_REACH:.0f} from where the sprite should be in both",
+    ),
+    Measure(
+        "motion_smoothness", "motion smoothness, %", "stand-in", "higher", 3,
+        "every second frame left out and interpolated along the optical flow of its neighbours; "
+        "100 less the mean absolute error in percent of 255",
+    ),
+    Measure(
+        "dynamic_degree", "dynamic degree, pixels a frame", "stand-in", "", 3,
+        "optical flow of the fastest 5 % of the pixels, mean over frames",
+    ),
+    Measure(
+        "contrast", "contrast, 1 = truth's", "stand-in", "one", 3,
+        "for aesthetic quality: standard deviation of the pixels of the last three frames about "
+        "their mean colour, over that of the true frames; above 1 over-guided, below 1 washed out",
+    ),
+    Measure(
+        "sharpness", "sharpness, 1 = truth's", "stand-in", "one", 3,
+        "for imaging quality: variance of the Laplacian after a Gaussian of 1 pixel (which keeps "
+        "edges and takes the VAE's grain), mean over colours and frames, over that of the true "
+        "clip; below 1 blurred, above 1 halos and noise",
+    ),
+    Measure(
+        "input_subject", "input-subject consistency, %", "stand-in", "higher", 2,
+        "as subject consistency, with the input picture instead",
+    ),
+    Measure(
+        "input_background", "input-background consistency, %", "stand-in", "higher", 2,
+        "as background consistency, with the input picture instead",
+    ),
+)  # fmt: skip
+
+
+def to_uint8(frames: torch.Tensor) -> np.ndarray:
+    """Return frames (T, 3, H, W) in 0..1 as ComfyUI saves pictures, (T, H, W, 3)."""
+    return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def distance_to_baseline(baseline: np.ndarray, clip: np.ndarray) -> dict[str, float]:
+    """Return the measures of the group "baseline"."""
+    error = np.abs(baseline.astype(np.float64) - clip).mean((1, 2, 3))  # (T,)
+    return {
+        "psnr_to_baseline": min(MOST_DB, clip_files.psnr(baseline, clip)),
+        "ssim_to_baseline": clip_files.ssim(baseline, clip),
+        "largest_frame_error": float(error.max()),
+    }
+
+
+def measure(clip: np.ndarray, truth: Clips) -> dict[str, float]:
+    """Return the measures of the other groups. truth: of this clip alone, B = 1."""
+    true_clip = to_uint8(truth.frames[0])
+    truth = replace(truth, frames=_as_torch(true_clip))  # both through the same rounding
+    made = _as_torch(clip)
+    subject, input_subject = _subject(clip, made, truth, true_clip[0])
+    background, input_background = _background(clip, truth.path[0].numpy(), true_clip[0])
+    return {
+        "psnr_to_truth": psnr(truth.frames[:, LATE], made[:, LATE]).item(),
+        "direction_right": 100 * directions_right(truth, made).float().item(),
+        "subject_consistency": subject,
+        "background_consistency": background,
+        "motion_smoothness": motion_smoothness(clip),
+        "dynamic_degree": dynamic_degree(clip),
+        "contrast": contrast(clip[LAST]) / contrast(true_clip[LAST]),
+        "sharpness": sharpness(clip) / sharpness(true_clip),
+        "input_subject": input_subject,
+        "input_background": input_background,
+    }
+
+
+def flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the optical flow (H, W, 2) in pixels, x and y, from one frame to another."""
+    grey = [_enlarged(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)) for frame in (first, second)]
+    field = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(*grey, None)
+    height, width = first.shape[:2]
+    return cv2.resize(field, (width, height), interpolation=cv2.INTER_AREA) / FLOW_SCALE
+
+
+def dynamic_degree(clip: np.ndarray) -> float:
+    """Return the mean flow of the fastest pixels, in pixels a frame."""
+    lengths = [np.linalg.norm(flow(a, b), axis=-1) for a, b in zip(clip, clip[1:], strict=False)]
+    count = max(1, round(FASTEST * lengths[0].size))
+    return float(np.mean([np.partition(length.ravel(), -count)[-count:] for length in lengths]))
+
+
+def interpolate(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return the frame (H, W, 3), float, halfway between two: each moved half its flow, mean."""
+    moved = [_moved(before, 0.5 * flow(before, after)), _moved(after, 0.5 * flow(after, before))]
+    return (moved[0] + moved[1]) / 2
+
+
+def motion_smoothness(clip: np.ndarray) -> float:
+    """Return 100 less the error, in percent of 255, of making frames 2, 4, ... of the others."""
+    errors = [
+        np.abs(interpolate(clip[t - 1], clip[t + 1]) - clip[t]).mean()
+        for t in range(1, len(clip) - 1, 2)
+    ]
+    return float(100 * (1 - np.mean(errors) / 255))
+
+
+def sharpness(clip: np.ndarray) -> float:
+    """Return the variance of the Laplacian of Gaussian, mean over colours and frames."""
+    smooth = [cv2.GaussianBlur(frame.astype(np.float32), (0, 0), SHARPNESS_BLUR) for frame in clip]
+    return float(np.mean([cv2.Laplacian(frame, cv2.CV_32F).var((0, 1)) for frame in smooth]))
+
+
+def contrast(clip: np.ndarray) -> float:
+    """Return the deviation of a frame's pixels from their mean colour, mean over frames."""
+    return float(np.mean(np.sqrt(clip.astype(np.float64).var((1, 2)).mean(1))))
+
+
+def sprite_patches(clip: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Return the squares (T, side, side, 3) around centres (T, 2), x and y in pixels."""
+    size = (SPRITE_SIDE, SPRITE_SIDE)
+    places = [(float(x) - 0.5, float(y) - 0.5) for x, y in centres]  # OpenCV: pixel 0 is at 0.0
+    return np.stack(
+        [cv2.getRectSubPix(f, size, place) for f, place in zip(clip, places, strict=True)]
+    )
+
+
+def _subject(clip, made, truth: Clips, picture) -> tuple[float, float]:
+    """Return subject consistency within the clip and with the input picture."""
+    centres = centroids(made, truth.colour)[0][0].numpy()  # (T, 2)
+    true_centre = centroids(truth.frames[:, :1], truth.colour)[0][0].numpy()
+    patches = sprite_patches(clip, centres)
+    own = sprite_patches(picture[None], true_centre)[0]
+    first = [_ssim(patch, patches[0]) for patch in patches[1:]]
+    before = [_ssim(a, b) for a, b in zip(patches, patches[1:], strict=False)]
+    given = [_ssim(patch, own) for patch in patches]
+    return 100 * float(np.mean(first + before)), 100 * float(np.mean(given))
+
+
+def _background(clip, path: np.ndarray, picture) -> tuple[float, float]:
+    """Return background consistency within the clip and with the input picture. path: (T, 2)."""
+    is_rest = [_far_from(place, clip.shape[1:3]) for place in path]
+
+    def similarity(a, b, rest) -> float:
+        return float(_ssim_map(a, b)[rest].mean())
+
+    steps = range(1, len(clip))
+    first = [similarity(clip[0], clip[t], is_rest[0] & is_rest[t]) for t in steps]
+    before = [similarity(clip[t - 1], clip[t], is_rest[t - 1] & is_rest[t]) for t in steps]
+    given = [similarity(picture, f, is_rest[0] & r) for f, r in zip(clip, is_rest, strict=True)]
+    return 100 * float(np.mean(first + before)), 100 * float(np.mean(given))
+
+
+def _far_from(place: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    y, x = np.indices(size) + 0.5
+    return np.hypot(x - place[0], y - place[1]) > SPRITE_REACH
+
+
+def _ssim(a: np.ndarray, b: np.ndarray) -> float:
+    return float(structural_similarity(a, b, channel_axis=-1))
+
+
+def _ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return structural_similarity(a, b, channel_axis=-1, full=True)[1].mean(-1)
+
+
+def _as_torch(clip: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(clip).permute(0, 3, 1, 2)[None].float() / 255  # (1, T, 3, H, W)
+
+
+def _enlarged(grey: np.ndarray) -> np.ndarray:
+    return cv2.resize(grey, None, fx=FLOW_SCALE, fy=FLOW_SCALE, interpolation=cv2.INTER_CUBIC)
+
+
+def _moved(frame: np.ndarray, field: np.ndarray) -> np.ndarray:
+    """Return the frame with every pixel moved along ``field`` (H, W, 2), backward-sampled."""
+    y, x = np.indices(field.shape[:2], dtype=np.float32)
+    source = (x - field[..., 0].astype(np.float32), y - field[..., 1].astype(np.float32))
+    pixels = frame.astype(np.float32)
+    return cv2.remap(pixels, *source, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

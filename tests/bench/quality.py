@@ -1,0 +1,122 @@
+"""Measures what VCUT's settings do to the clips of the tiny SVD, on first frames it never saw.
+
+python3 tests/bench/quality.py [--frames 64] [--seeds 2] [--variants c17 ...] [--weights FILE]
+
+Samples through ComfyUI's own nodes, one thread a process. Stopped, it goes on where it ended when
+the same command is given again. Writes quality.json, quality.md, quality.png and contact sheets.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parent
+ROOT = BENCH.parents[1]
+sys.path[:0] = [str(BENCH), str(ROOT / "workflows"), str(ROOT / "workflows" / "tiny_svd")]
+
+from host_install import HostError, comfyui_version, current_host, run_inside  # noqa: E402
+from quality_variants import BASELINE, SCHEDULE_STEPS, VARIANTS  # noqa: E402
+
+WEIGHTS = ROOT / "workflows" / "tiny_svd" / "tiny_svd.safetensors"
+WORK = ROOT / "artefacts" / "quality"
+RESULTS = BENCH / "results"
+SETTINGS = "euler, karras, cfg 2.5, VideoLinearCFGGuidance 1.0"  # as evaluate.py samples
+
+
+def arguments() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = [variant.name for variant in VARIANTS]
+    parser.add_argument("--frames", type=_positive, default=64, help="unseen first frames")
+    parser.add_argument("--seeds", type=_positive, default=2, help="for each of them")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=names,
+        default=names,
+        metavar="NAME",
+        help=f"of {', '.join(names)}; the baseline is always among them",
+    )
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--jobs", type=_positive, default=os.cpu_count(), help="of one thread each")
+    parser.add_argument("--steps", type=_positive, default=SCHEDULE_STEPS, help="of the sampler")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--work", type=Path, default=WORK, help="where finished clips are kept")
+    return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def main() -> int:
+    """Run the benchmark, or what is left of it, and write its results."""
+    options = arguments()
+    try:
+        exit_code = run_inside(Path(__file__), sys.argv[1:])
+        if exit_code is not None:
+            return exit_code
+        if not options.weights.is_file():
+            raise RuntimeError(f"expected weights in {options.weights}, found no such file.")
+        measure_and_report(options)
+    except (HostError, RuntimeError) as error:
+        print(f"VCUT quality benchmark: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def measure_and_report(options: argparse.Namespace) -> None:
+    """Finish all clips, then write JSON, table, plot and sheets."""
+    from quality_report import write_report
+    from quality_results import circumstances, collect, write_json, write_sheets
+    from quality_sampling import REFERENCES, Run, Task, finish_all, finished_records
+    from tqdm import tqdm
+
+    sha256 = hashlib.sha256(options.weights.read_bytes()).hexdigest()
+    folder = options.work.resolve() / _folder_name(sha256, options.steps)
+    run = Run(options.weights.resolve(), folder, options.steps)
+    variants = [v for v in VARIANTS if v is BASELINE or v.name in options.variants]
+    pairs = [(frame, seed) for seed in range(options.seeds) for frame in range(options.frames)]
+    tasks = [Task.of(name, frame, 0) for frame in range(options.frames) for name in REFERENCES]
+    tasks += [Task.of(variant.name, *pair) for pair in pairs for variant in variants]
+    records = finished_records(run)
+    todo = [task for task in tasks if task not in records]
+    with tqdm(total=len(tasks), initial=len(tasks) - len(todo), desc="clips", unit="clip") as bar:
+        for record in finish_all(run, todo, options.jobs):
+            records[Task(**record["task"])] = record
+            bar.update()
+    results = {
+        "command": " ".join(["python3 tests/bench/quality.py", *sys.argv[1:]]),
+        **circumstances(),
+        "weights": {"file": options.weights.name, "sha256": sha256},
+        "sampling": {
+            "frames": options.frames,
+            "seeds": options.seeds,
+            "steps": options.steps,
+            "settings": SETTINGS,
+        },
+        **collect(variants, pairs, records),
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    write_report(write_json(options.output / "quality.json", results), options.output)
+    write_sheets(options.output, run, variants, options.frames)
+    print(f"Written to {options.output}: quality.json, quality.md, quality.png, contact sheets")
+
+
+def _folder_name(sha256: str, steps: int) -> str:
+    """Return a name that changes with whatever changes all clips."""
+    comfyui = ".".join(map(str, comfyui_version(current_host().comfyui)))
+    return f"{sha256[:12]}-{steps}-steps-comfyui-{comfyui}-torch-{version('torch')}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

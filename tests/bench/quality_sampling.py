@@ -1,0 +1,243 @@
+"""Samples and measures the clips of the quality benchmark, one thread a process, resumably.
+
+A finished clip is a file in the run's folder, so a run that was stopped goes on where it ended.
+"""
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+
+from quality_variants import BASELINE, BY_NAME
+
+BENCH = Path(__file__).resolve().parent
+ROOT = BENCH.parents[1]
+TINY_SVD = ROOT / "workflows" / "tiny_svd"
+FRAMES_IN_BATCH = 64  # first frames that the generator makes at once; the first 64 are the gate's
+SEED_STRIDE = 1_000_000  # seed 0 of a frame is the one that the gate samples it with
+REFERENCES = {"truth": "truth", "vae": "truth through the VAE"}  # measured, not sampled
+MEASURE_SOURCES = (BENCH / "clip_measures.py", TINY_SVD / "clip_truth.py")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all clips of a run share: the weights, the folder for its files, the steps."""
+
+    weights: Path
+    folder: Path
+    steps: int
+
+    @property
+    def records(self) -> Path:
+        """The file with a line for each clip; another one when the measures' sources change."""
+        digest = _digest(source.read_bytes() for source in MEASURE_SOURCES)
+        return self.folder / f"measures-{digest}.jsonl"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One clip. fingerprint: of the variant's settings. seed: counted from 0 for each frame."""
+
+    variant: str
+    fingerprint: str
+    frame: int
+    seed: int
+
+    @classmethod
+    def of(cls, variant: str, frame: int, seed: int) -> "Task":
+        """Return the clip that ``variant`` makes of a first frame."""
+        fingerprint = "" if variant in REFERENCES else BY_NAME[variant].fingerprint
+        return cls(variant, fingerprint, frame, seed)
+
+    @property
+    def noise_seed(self) -> int:
+        """The seed that the sampler is given, the same for all variants."""
+        return self.frame + SEED_STRIDE * self.seed
+
+    def file(self, run: Run) -> Path:
+        """The finished clip."""
+        folder = run.folder / f"{self.variant}-{self.fingerprint}"
+        return folder / f"{self.frame:03d}_{self.seed}.npz"
+
+
+def finished_records(run: Run) -> dict[Task, dict]:
+    """Return what earlier runs measured, and leave only whole lines in their file."""
+    if not run.records.exists():
+        return {}
+    records = {}
+    for line in run.records.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # stopped while it wrote this line
+            continue
+        records[Task(**record["task"])] = record
+    partial = run.records.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(record) + "\n" for record in records.values()))
+    os.replace(partial, run.records)
+    return records
+
+
+def finish_all(run: Run, tasks: list[Task], jobs: int) -> Iterator[dict]:
+    """Yield the record of each task when it is finished, and append it to the run's file.
+
+    Baselines come first: the others are measured against them.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    baselines = [task for task in tasks if task.variant == BASELINE.name]
+    others = [task for task in tasks if task.variant != BASELINE.name]
+    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")  # for the workers' torch
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        with run.records.open("a") as file:
+            for phase in (baselines, others):
+                for future in as_completed([pool.submit(finish, run, task) for task in phase]):
+                    record = future.result()
+                    file.write(json.dumps(record) + "\n")
+                    file.flush()
+                    yield record
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, which lets a clip be finished; end when the parent has gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def finish(run: Run, task: Task) -> dict:
+    """Return the record of one clip, which is sampled first unless its file is there."""
+    sampler = _sampler(run)
+    truth = true_clip(task.frame)
+    if task.variant in REFERENCES:
+        clip = sampler.reference(task.variant, truth)
+        return {"task": asdict(task), "values": sampler.measures.measure(clip, truth)}
+    if not task.file(run).exists():
+        write_clip(task.file(run), *sampler.sample(task, truth))
+    clip, facts = read_clip(task.file(run))
+    baseline = Task.of(BASELINE.name, task.frame, task.seed)
+    reference, _ = read_clip(baseline.file(run))
+    values = sampler.measures.distance_to_baseline(reference, clip)
+    values |= sampler.measures.measure(clip, truth)
+    return {"task": asdict(task), "facts": facts, "values": values}
+
+
+def true_clip(frame: int):
+    """Return the true continuation of an unseen first frame, counted from 0: Clips, B = 1."""
+    return _true_batch(frame // FRAMES_IN_BATCH).only(frame % FRAMES_IN_BATCH)
+
+
+@lru_cache(maxsize=2)
+def _true_batch(batch: int):
+    from clip_truth import UNSEEN_SEED
+    from clip_world import make_clips
+
+    return make_clips(FRAMES_IN_BATCH, UNSEEN_SEED + batch, unseen=True)
+
+
+def write_clip(file: Path, clip, facts: dict) -> None:
+    """Write a clip (T, H, W, 3), uint8, whole or not at all."""
+    import numpy as np
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.stem}.{os.getpid()}.partial.npz")
+    np.savez_compressed(partial, clip=clip, facts=json.dumps(facts))
+    os.replace(partial, file)
+
+
+def read_clip(file: Path):
+    """Return (clip, facts) as ``write_clip`` was given them."""
+    import numpy as np
+
+    with np.load(file) as content:
+        return content["clip"], json.loads(str(content["facts"]))
+
+
+@cache
+def _sampler(run: Run) -> "Sampler":
+    """Load everything at a worker's first clip, so that an error reaches the parent."""
+    from host_install import current_host
+    from host_launcher import make_comfyui_importable
+
+    make_comfyui_importable(current_host().comfyui)
+    import nodes  # noqa: F401  ComfyUI's, before the pack's folder of that name
+
+    pack = types.ModuleType("vcut")
+    pack.__path__ = [str(ROOT)]
+    sys.modules["vcut"] = pack
+    logging.getLogger().setLevel(logging.ERROR)
+    return Sampler(run)
+
+
+class Sampler:
+    """The tiny SVD in this process and its variants. Raises RuntimeError for bad weights."""
+
+    def __init__(self, run: Run) -> None:
+        import clip_measures
+        import comfy.utils
+        import cv2
+        import torch
+        from comfy_extras.nodes_video_model import VideoLinearCFGGuidance
+        from evaluate import MIN_CFG
+        from tiny_svd.demo_nodes import watch_evaluations
+        from tiny_svd.loader import load_tiny_svd
+
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        comfy.utils.set_progress_bar_enabled(False)
+        self.run, self.measures, self.watch = run, clip_measures, watch_evaluations
+        model, self.clip_vision, self.vae = load_tiny_svd(run.weights)
+        (self.model,) = VideoLinearCFGGuidance().patch(model, MIN_CFG)
+        self.pack_sources = _pack_sources()
+
+    def reference(self, name: str, truth):
+        """Return the true clip (T, H, W, 3), uint8, as it is or as the VAE decodes it."""
+        from evaluate import through_vae
+
+        frames = truth.frames[0]
+        return self.measures.to_uint8(frames if name == "truth" else through_vae(self.vae, frames))
+
+    def sample(self, task: Task, truth) -> tuple:
+        """Return the clip (T, H, W, 3), uint8, and facts about its making."""
+        from evaluate import generate
+
+        model = BY_NAME[task.variant].apply(self.model)
+        evaluations = []
+        started = time.perf_counter()
+        with self.watch(self.model.model.diffusion_model, evaluations.extend):
+            frames = generate(
+                model, self.clip_vision, self.vae, truth.frames[0, 0], int(truth.motion_bucket[0]),
+                task.noise_seed, self.run.steps,
+            )  # fmt: skip
+        facts = {
+            "evaluations": len(evaluations),
+            "elapsed_s": round(time.perf_counter() - started, 2),
+            "pack_sources": self.pack_sources,
+        }
+        return self.measures.to_uint8(frames), facts
+
+
+def _pack_sources() -> str:
+    """Return a digest of the pack's method and adapter as they were imported."""
+    import vcut.nodes.guidance_scheduler
+    import vcut.nodes.patch_svd_model  # noqa: F401  with the adapter and what it uses
+
+    parts = ("vcut.vcut_core.", "vcut.nodes.comfy_adapter")
+    modules = [module for name, module in sorted(sys.modules.items()) if name.startswith(parts)]
+    return _digest(Path(module.__file__).read_bytes() for module in modules)
+
+
+def _digest(contents) -> str:
+    return hashlib.sha256(b"".join(contents)).hexdigest()[:12]

@@ -1,0 +1,265 @@
+"""The quality benchmark's measures, on clips whose answers are known by construction."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path += [str(ROOT / "tests" / "bench"), str(ROOT / "workflows" / "tiny_svd")]
+
+import clip_measures  # noqa: E402
+from clip_world import Clips, make_clips  # noqa: E402
+
+FRAMES, SIZE = 14, 64
+RED = (230, 30, 30)
+LEFT = 1  # its place in clip_world.DIRECTIONS
+
+
+def _flat(*values: int, size: int = SIZE) -> np.ndarray:
+    """A clip of uniform grey frames."""
+    return np.stack([np.full((size, size, 3), value, np.uint8) for value in values])
+
+
+def _texture(size: int = 160) -> np.ndarray:
+    noise = np.random.default_rng(0).random((size, size, 3))
+    smooth = gaussian_filter(noise, (2, 2, 0), mode="wrap")
+    scaled = (smooth - smooth.min()) / np.ptp(smooth)
+    return (255 * scaled).round().astype(np.uint8)
+
+
+def _pan(pixels_a_frame: int, frames: int = 5) -> np.ndarray:
+    """A window that moves right over a texture, so that the picture moves left."""
+    texture = _texture()
+    starts = [20 + pixels_a_frame * t for t in range(frames)]
+    return np.stack([texture[20 : 20 + SIZE, x : x + SIZE] for x in starts])
+
+
+def _moving_square(step: int = 2) -> tuple[np.ndarray, Clips]:
+    """A red square of 20 pixels that moves left by whole pixels over grey, and its truth."""
+    clip = _flat(*[120] * FRAMES)
+    centres = []
+    for t in range(FRAMES):
+        x = 34 - step * t
+        clip[t, 30:50, x : x + 20] = RED
+        centres.append((x + 10.0, 40.0))
+    frames = torch.from_numpy(clip).permute(0, 3, 1, 2)[None] / 255
+    colour = torch.tensor([RED]) / 255
+    path = torch.tensor(centres)[None]
+    return clip, Clips(frames, torch.tensor([LEFT]), torch.tensor([200]), colour, path)
+
+
+def _measured(change) -> dict[str, float]:
+    """Return the measures of the moving square after ``change`` (in place) of its clip."""
+    clip, truth = _moving_square()
+    change(clip)
+    return clip_measures.measure(clip, truth)
+
+
+def test_every_measure_has_a_value():
+    clip, truth = _moving_square()
+    values = clip_measures.measure(clip, truth) | clip_measures.distance_to_baseline(clip, clip)
+    assert sorted(values) == sorted(measure.name for measure in clip_measures.MEASURES)
+
+
+def test_distance_to_the_baseline_of_a_constant_offset():
+    # Error 10 everywhere: 20 log10(255 / 10) = 28.13 dB.
+    values = clip_measures.distance_to_baseline(_flat(100, 100), _flat(110, 90))
+    assert values["psnr_to_baseline"] == pytest.approx(28.1308, abs=1e-4)
+    assert values["largest_frame_error"] == 10
+
+
+def test_largest_frame_error_is_that_of_the_worst_frame():
+    baseline, clip = _flat(100, 100, 100), _flat(100, 130, 101)
+    # A quarter of the middle frame is right: its mean error is 22.5, more than 0 and 1.
+    clip[1, :32, :32] = 100
+    values = clip_measures.distance_to_baseline(baseline, clip)
+    assert values["largest_frame_error"] == pytest.approx(22.5)
+
+
+def test_equal_clips_have_no_distance():
+    clip = _pan(1)
+    assert clip_measures.distance_to_baseline(clip, clip) == {
+        "psnr_to_baseline": clip_measures.MOST_DB,
+        "ssim_to_baseline": pytest.approx(1.0),
+        "largest_frame_error": 0.0,
+    }
+
+
+def test_psnr_to_truth_is_that_of_frames_7_to_14():
+    def shift_early(clip):
+        clip[:6] += 10
+
+    def shift_late(clip):
+        clip[6:] += 10
+
+    assert _measured(shift_early)["psnr_to_truth"] == pytest.approx(100)
+    assert _measured(shift_late)["psnr_to_truth"] == pytest.approx(28.1308, abs=1e-3)
+
+
+def _reverse(clip):
+    clip[:] = clip[::-1].copy()
+
+
+def _stand_still(clip):
+    clip[:] = clip[0]
+
+
+def _turn(clip):
+    clip[:] = np.rot90(clip, axes=(1, 2)).copy()  # leftward becomes downward
+
+
+def _vanish(clip):
+    clip[-3:] = 120
+
+
+@pytest.mark.parametrize("change", [_reverse, _stand_still, _turn, _vanish])
+def test_direction_is_wrong_when_the_sprite_does_something_else(change):
+    assert _measured(change)["direction_right"] == 0
+
+
+def test_direction_of_the_true_clip_is_right():
+    assert _measured(lambda clip: None)["direction_right"] == 100
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 3])
+def test_flow_of_a_shifted_texture_is_its_shift(pixels):
+    first, second = _pan(pixels)[:2]
+    field = clip_measures.flow(first, second)[8:-8, 8:-8]
+    assert np.median(field[..., 0]) == pytest.approx(-pixels, abs=0.05)
+    assert np.median(field[..., 1]) == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.parametrize("pixels", [0, 1, 2])
+def test_dynamic_degree_of_a_pan_is_its_speed(pixels):
+    # The fastest 5 % are a little above the speed that all pixels have.
+    assert clip_measures.dynamic_degree(_pan(pixels)) == pytest.approx(pixels, rel=0.1, abs=0.01)
+
+
+def test_dynamic_degree_of_a_sprite_is_the_sprites_speed():
+    # The square is 10 % of the picture: the fastest 5 % lie in it.
+    clip, _ = _moving_square(step=2)
+    assert clip_measures.dynamic_degree(clip) == pytest.approx(2, rel=0.1)
+
+
+def test_linear_fade_is_perfectly_smooth():
+    assert clip_measures.motion_smoothness(_flat(10, 40, 70, 100, 130)) == 100
+
+
+def test_frame_that_jumps_makes_a_clip_less_smooth_by_its_error():
+    # Frame 2 is 51 of 255 off the middle of its neighbours, frame 4 is right: (20 + 0) / 2.
+    assert clip_measures.motion_smoothness(_flat(10, 61, 10, 10, 10)) == pytest.approx(90)
+
+
+def test_pan_is_smooth_though_its_neighbours_mean_is_far_off():
+    clip = _pan(3)
+    blend = np.abs((clip[0].astype(float) + clip[2]) / 2 - clip[1]).mean() * 100 / 255
+    assert blend > 4
+    assert clip_measures.motion_smoothness(clip) > 99
+
+
+def test_blurred_clip_is_less_sharp():
+    clip = _pan(1)
+    blurred = gaussian_filter(clip, (0, 1, 1, 0))
+    assert clip_measures.sharpness(blurred) < 0.6 * clip_measures.sharpness(clip)
+
+
+def test_sharpness_grows_with_the_square_of_contrast():
+    clip = _pan(0) // 4
+    assert clip_measures.sharpness(2 * clip) == pytest.approx(4 * clip_measures.sharpness(clip))
+
+
+def test_true_clip_is_as_sharp_and_as_contrasted_as_the_truth():
+    values = _measured(lambda clip: None)
+    assert values["sharpness"] == pytest.approx(1) and values["contrast"] == pytest.approx(1)
+
+
+def test_contrast_is_the_deviation_from_the_mean_colour():
+    # Half of the pixels 20 above, half 20 below their mean, in every colour.
+    clip = _flat(100, 100)
+    clip[:, :32] += 40
+    assert clip_measures.contrast(clip) == pytest.approx(20)
+
+
+def test_contrast_is_that_of_the_last_three_frames():
+    def wash_out(clip, frames):
+        clip[frames] = (clip[frames].astype(int) + 120) // 2  # half as far from 120
+
+    early = _measured(lambda clip: wash_out(clip, slice(0, -3)))
+    late = _measured(lambda clip: wash_out(clip, slice(-3, None)))
+    assert early["contrast"] == pytest.approx(1)
+    assert late["contrast"] == pytest.approx(0.5, abs=0.01)
+
+
+CONSISTENCIES = (
+    "subject_consistency", "background_consistency", "input_subject", "input_background",
+)  # fmt: skip
+
+
+def test_sprite_that_only_moves_is_perfectly_consistent():
+    values = _measured(lambda clip: None)
+    assert [values[name] for name in CONSISTENCIES] == pytest.approx([100] * 4)
+
+
+def test_sprite_that_changes_lowers_the_subjects_consistency_alone():
+    def scratch(clip):
+        for t in range(7, FRAMES):  # a dark cross through the sprite
+            x = 34 - 2 * t
+            clip[t, 38:42, x : x + 20] = (150, 20, 20)
+
+    values = _measured(scratch)
+    assert values["subject_consistency"] < 97 and values["input_subject"] < 97
+    assert values["background_consistency"] == pytest.approx(100)
+    assert values["input_background"] == pytest.approx(100)
+
+
+def test_background_that_flickers_lowers_the_backgrounds_consistency_alone():
+    def flicker(clip):
+        clip[1::2, :8, :8] = 200
+
+    values = _measured(flicker)
+    assert values["background_consistency"] < 99 and values["input_background"] < 99
+    assert values["subject_consistency"] == pytest.approx(100)
+    assert values["input_subject"] == pytest.approx(100)
+
+
+def test_clip_of_another_picture_is_consistent_in_itself_but_not_with_the_input():
+    def pattern(clip):
+        clip[:, ::4, :16] = 90
+
+    values = _measured(pattern)
+    assert values["background_consistency"] == pytest.approx(100)
+    assert values["input_background"] < 95
+
+
+def test_patches_are_cut_around_the_given_centres():
+    clip, truth = _moving_square()
+    patches = clip_measures.sprite_patches(clip, truth.path[0].numpy())
+    assert np.array_equal(patches, np.broadcast_to(np.uint8(RED), patches.shape))
+
+
+def test_pictures_are_rounded_as_comfyui_saves_them():
+    frames = torch.tensor([-0.1, 0.0, 0.5, 1.0, 1.2]).view(5, 1, 1, 1).expand(5, 3, 2, 2)
+    assert clip_measures.to_uint8(frames)[:, 0, 0, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_measures_of_generated_truth_are_near_the_ideal():
+    truth = make_clips(4, seed=1, unseen=True)
+    for index in range(4):
+        one = truth.only(index)
+        values = clip_measures.measure(clip_measures.to_uint8(one.frames[0]), one)
+        speed = 0.01 * int(one.motion_bucket)
+        assert values["dynamic_degree"] == pytest.approx(speed, rel=0.2)
+        assert min(values[name] for name in CONSISTENCIES) > 97
+        assert values["motion_smoothness"] > 99.9
+
+
+def test_one_clip_of_several_is_the_same_clip():
+    clips = make_clips(3, seed=5)
+    one = clips.only(1)
+    assert one.frames.shape[0] == 1 and torch.equal(one.path[0], clips.path[1])
+    assert torch.equal(replace(one).frames[0], clips.frames[1])
