@@ -1,6 +1,8 @@
 """VCUT Cost Report: the figures of the real UNet, read from real models, beside real runs."""
 
 import copy
+import sys
+from pathlib import Path
 
 import comfy.model_base
 import comfy.model_patcher
@@ -24,6 +26,10 @@ from vcut.nodes.cost_report import CostReport
 from vcut.vcut_core.cross_attention import CrossAttentionConfig, ValueCache
 from vcut.vcut_core.guidance import GuidanceConfig, GuidancePlan
 from vcut.vcut_core.run_cost import CostSettings, RunCost
+
+sys.path += [str(Path(__file__).resolve().parents[1] / "bench")]
+
+import cost_tables  # noqa: E402
 
 SVD, SVD_XT = 14, 25  # frames
 SIZE = {"width": 64, "height": 64, "video_frames": 4}
@@ -110,6 +116,29 @@ def test_macs_of_a_video_are_those_known(costs, frames, cut_step, variant, expec
     macs = RunCost(costs[frames], settings, sigmas).macs("thop") / 1e12
     assert f"{macs:.1f}" == expected
     assert printed is None or abs(macs / printed - 1) < 4e-3  # 721.6 for the paper's 719
+
+
+def test_limit_of_the_speedup_is_that_known(costs, make_full_size):
+    unet = build_on_meta(make_full_size().model.model_config.unet_config)
+    sizes = {"large": costs[SVD_XT], "small": measure_on_meta(unet, 576, 320, SVD_XT)}
+    _header, *rows = cost_tables.limit_rows(sizes)
+    assert rows == [
+        ("large", "1.039", "1.181", "1.267", "1.528"),
+        ("small", "1.045", "1.188", "1.275", "1.537"),
+        ("the cut alone", "-", "1.136", "1.220", "1.471"),
+    ]
+
+
+def test_tables_stand_beside_the_papers_figures(costs):
+    models = {"SVD": costs[SVD], "SVD-XT": costs[SVD_XT]}
+    steps = list(cost_tables.step_rows(models))
+    assert steps[4] == (
+        "SVD-XT", "baseline", "64.3751", "64.4114", "79.9485", "64.41", "+0.00 %",
+    )  # fmt: skip
+    videos = list(cost_tables.video_rows(models))
+    assert videos[3] == ("SVD", "17", "721.6", "705.0", "719", "+0.37 %")
+    parts = [row[1] for row in list(cost_tables.component_rows(models))[1:]]
+    assert sum(int(part.replace(",", "")) for part in parts) == 1_524_623_082
 
 
 def test_true_count_equals_that_of_torch(costs, make_full_size):
