@@ -109,6 +109,11 @@ def _stand_still(clip):
     clip[:] = clip[0]
 
 
+def _creep(clip):
+    # The right way, but 4 pixels of the 24 between frame 1 and the mean of frames 12 to 14.
+    clip[:-3], clip[-3:] = clip[0], clip[2]
+
+
 def _turn(clip):
     clip[:] = np.rot90(clip, axes=(1, 2)).copy()  # leftward becomes downward
 
@@ -117,7 +122,7 @@ def _vanish(clip):
     clip[-3:] = 120
 
 
-@pytest.mark.parametrize("change", [_reverse, _stand_still, _turn, _vanish])
+@pytest.mark.parametrize("change", [_reverse, _stand_still, _creep, _turn, _vanish])
 def test_direction_is_wrong_when_the_sprite_does_something_else(change):
     assert _measured(change)["direction_right"] == 0
 
