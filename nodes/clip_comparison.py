@@ -80,21 +80,23 @@ class AlignedClips:
         notes = []
         longer, shorter = sorted(self.clips, key=lambda clip: -clip.num_frames)
         if longer.num_frames > shorter.num_frames == 1:
-            notes.append(f"{shorter.label} is one picture, compared with every frame")
+            notes.append(f"{shorter.label} is one picture, compared with every frame.")
         elif longer.num_frames > shorter.num_frames:
             notes.append(
                 f"{longer.label} has {longer.num_frames} frames, {shorter.label} "
-                f"{shorter.num_frames}: the first {self.num_frames} are compared"
+                f"{shorter.num_frames}: the first {self.num_frames} are compared."
             )
         for clip in self.clips:
             if (clip.height, clip.width) != (self.height, self.width):
-                notes.append(f"{clip.label} resized from {clip.size} to {self.width}x{self.height}")
+                notes.append(
+                    f"{clip.label} resized from {clip.size} to {self.width}x{self.height}."
+                )
             if clip.channels == 4:
-                notes.append(f"{clip.label}: transparency left out")
+                notes.append(f"{clip.label}: transparency left out.")
             if clip.broken_frames:
                 notes.append(
                     f"{clip.label}: no numbers (NaN) in {_count(len(clip.broken_frames))}, the "
-                    f"first is {min(clip.broken_frames) + 1}; shown black there"
+                    f"first is {min(clip.broken_frames) + 1}; shown black there."
                 )
         return notes
 
@@ -136,16 +138,15 @@ class Scores:
         return max(range(len(self.mean_error)), key=self.mean_error.__getitem__)
 
     def text(self, width: int, height: int, gain: float) -> str:
-        """Return the result in a few lines. gain: what the difference was multiplied by."""
+        """Return the result, a sentence a line. gain: what the difference was multiplied by."""
         clip = f"{_count(len(self.ssim))} of {width}x{height}"
         if self.is_identical:
-            return f"{clip}: identical in every pixel"
+            return f"{clip}: identical in every pixel."
         worst = self.worst_index
         return (
-            f"{clip}: PSNR {self.clip_psnr_db:.1f} dB, SSIM {self.mean_ssim:.4f}\n"
-            f"largest error in frame {worst + 1}: {self.mean_error[worst] * 255:.2f} of 255 on "
-            f"average, PSNR {self.psnr_db[worst]:.1f} dB, SSIM {self.ssim[worst]:.4f}\n"
-            f"difference shown {gain:g} times as bright"
+            f"{clip}: PSNR {self.clip_psnr_db:.1f} dB, SSIM {self.mean_ssim:.4f}.\n"
+            f"Largest error in frame {worst + 1}: {self.mean_error[worst] * 255:.2f} of 255 on "
+            f"average.\nDifference shown {gain:g} times as bright."
         )
 
 

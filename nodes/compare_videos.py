@@ -93,5 +93,6 @@ def _compare(video_a, video_b, labels: tuple[str, str], gain: float) -> tuple:
         scores.add(a, b, error)
         error.mul_(gain).clamp_(max=1)
     result = scores.text(clips.width, clips.height, gain)
-    picture = plot(DISPLAY_NAME, labels, scores.psnr_db, scores.ssim, result.splitlines()[0])
+    heading = result.splitlines()[0].removesuffix(".")
+    picture = plot(DISPLAY_NAME, labels, scores.psnr_db, scores.ssim, heading)
     return side_by_side.pictures, difference, picture, "\n".join([result, *clips.notes()])

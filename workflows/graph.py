@@ -16,6 +16,7 @@ STOCK_LOADER = "ImageOnlyCheckpointLoader"
 PRUNED_LOADER = "VCUT_LoadSVDCheckpoint"
 MODEL_NODES = ("VCUT_PatchSVDModel", "VCUT_GuidanceScheduler")  # a MODEL goes in and comes out
 VCUT_NODES = (PRUNED_LOADER, *MODEL_NODES)
+COMPARISON = "VCUT_CompareVideos"  # two clips go in
 
 
 class WorkflowError(ValueError):
@@ -175,6 +176,38 @@ def without_vcut(prompt: dict) -> dict:
     for node_id in nodes_of(prompt, *MODEL_NODES):
         _reconnect(prompt, [node_id, 0], _input(prompt.pop(node_id), "model"))
     return prompt
+
+
+def without_comparison(prompt: dict) -> dict:
+    """Return what makes the clip with VCUT of a prompt that compares two clips; others as they are.
+
+    Raises WorkflowError when no clip reaches the comparison.
+    """
+    for node_id in nodes_of(prompt, COMPARISON):
+        sources = [_input(prompt[node_id], name) for name in ("video_b", "video_a")]
+        branches = [_upstream(prompt, source[0]) for source in sources if _is_link(source, prompt)]
+        if not branches:
+            raise WorkflowError(f"expected {COMPARISON} with its video_b, found none.")
+        with_vcut = [branch for branch in branches if nodes_of(branch, *VCUT_NODES)]
+        return (with_vcut or branches)[0]
+    return prompt
+
+
+def _upstream(prompt: dict, node_id: str) -> dict:
+    """Return the part of the prompt that a node needs, the node itself in it."""
+    found, waiting = set(), [node_id]
+    while waiting:
+        key = waiting.pop()
+        if key not in found:
+            found.add(key)
+            inputs = prompt[key]["inputs"].values()
+            waiting += [value[0] for value in inputs if _is_link(value, prompt)]
+    return {key: node for key, node in prompt.items() if key in found}
+
+
+def _is_link(value, prompt: dict) -> bool:
+    is_pair = isinstance(value, list) and len(value) == 2
+    return is_pair and isinstance(value[0], str) and value[0] in prompt
 
 
 def _input(node: dict, name: str):

@@ -166,6 +166,7 @@ def _prompt(arguments: argparse.Namespace, server) -> dict:
     """Return the workflow as a prompt, with the user's choices in it."""
     object_info = server.get("/object_info")
     prompt = graph.to_prompt(graph.load(arguments.workflow), object_info)
+    prompt = graph.without_comparison(prompt)  # this command compares by itself
     width, height = arguments.width, arguments.height
     if arguments.checkpoint is None:
         graph.replace_loader(prompt, "VCUT_LoadTinySVD")

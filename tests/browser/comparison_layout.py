@@ -12,7 +12,8 @@ def comparison_layout(
     Model and of VCUT Guidance Scheduler.
     """
     seed = {"value": sampler["seed"], "control_after_generate": "fixed"}
-    # Columns: what is loaded, two that lead to the samplers, samplers, comparison, results.
+    # Columns: what is loaded, two that lead to the samplers, samplers, comparison, results. The
+    # video stands last: its node grows downwards with the clips' height.
     nodes = [
         ["ImageOnlyCheckpointLoader", [0, 400], 390, 0, {"ckpt_name": checkpoint}],
         ["LoadImage", [0, 560], 390, 340, {"image": "example.png"}],
@@ -25,12 +26,12 @@ def comparison_layout(
         ["VCUT_GuidanceScheduler", [760, 460], 280, 250, schedule],
         ["KSampler", [1150, 460], 270, 0, sampler, "KSampler with VCUT"],
         ["VAEDecode", [1150, 760], 270, 0, {}, "VAE Decode with VCUT"],
-        ["VCUT_CompareVideos", [1490, 40], 340, 400, LABELS | {"difference_gain": 4.0}],
-        ["CreateVideo", [1900, 40], 270, 0, {"fps": conditioning["fps"]}],
-        ["SaveVideo", [1900, 180], 620, 330, {"filename_prefix": "video/svd_compare"}],
-        ["PreviewImage", [1900, 560], 620, 430, {}, "PSNR and SSIM of every frame"],
-        ["PreviewImage", [1490, 740], 340, 250, {}, "Difference"],
-        ["PreviewAny", [1490, 490], 340, 200, {}, "Summary"],
+        ["VCUT_CompareVideos", [1490, 40], 340, 330, LABELS | {"difference_gain": 4.0}],
+        ["CreateVideo", [1900, 520], 270, 0, {"fps": conditioning["fps"]}],
+        ["SaveVideo", [1900, 660], 620, 330, {"filename_prefix": "video/svd_compare"}],
+        ["PreviewImage", [1900, 40], 620, 430, {}, "PSNR and SSIM of every frame"],
+        ["PreviewImage", [1490, 620], 340, 370, {}, "Difference"],
+        ["PreviewAny", [1490, 420], 340, 150, {}, "Summary"],
         ["MarkdownNote", [0, 40], 390, 270, {"": note}, "About this workflow"],
     ]
     links = [

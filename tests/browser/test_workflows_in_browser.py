@@ -282,7 +282,7 @@ def test_comparison_shows_its_result_after_a_run(page, checkpoints, artefacts):
         assert page.evaluate(CUT_OFF_TEXTS) == []
 
     summary = page.evaluate(SUMMARY)
-    assert summary.startswith(result) and "largest error in frame" in summary
+    assert summary.startswith(result) and "Largest error in frame" in summary
 
 
 def test_workflow_saved_after_a_run_is_the_same_to_page_and_demo(page, comfyui, checkpoints):

@@ -123,6 +123,37 @@ def test_pruned_loader_becomes_a_loader_and_the_patch_node():
     assert prompt["4"]["inputs"]["vae"] == ["1", 2]
 
 
+def _comparing_prompt() -> dict:
+    """Return a sampler without VCUT ("s") and one with it ("3"), compared and shown."""
+    prompt = _vcut_prompt()
+    prompt["l"] = {"class_type": graph.STOCK_LOADER, "inputs": {"ckpt_name": "svd.safetensors"}}
+    prompt["s"] = {"class_type": "KSampler", "inputs": {"model": ["l", 0], "seed": 7}}
+    prompt["d"] = {"class_type": "VAEDecode", "inputs": {"samples": ["s", 0], "vae": ["l", 2]}}
+    clips = {"video_a": ["d", 0], "video_b": ["4", 0]}
+    prompt["c"] = {"class_type": "VCUT_CompareVideos", "inputs": {**clips, "label_a": "without"}}
+    prompt["p"] = {"class_type": "PreviewImage", "inputs": {"images": ["c", 1]}}
+    return prompt
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_of_a_comparison_the_clip_with_vcut_stays(is_swapped):
+    prompt = _comparing_prompt()
+    if is_swapped:
+        prompt["c"]["inputs"].update(video_a=["4", 0], video_b=["d", 0])
+    assert graph.without_comparison(prompt) == _vcut_prompt()
+
+
+def test_prompt_without_a_comparison_stays_as_it_is():
+    assert graph.without_comparison(_vcut_prompt()) == _vcut_prompt()
+
+
+def test_comparison_without_clips_is_refused():
+    prompt = _comparing_prompt()
+    prompt["c"]["inputs"].update(video_a="none", video_b=[3, 0])
+    with pytest.raises(graph.WorkflowError, match="VCUT_CompareVideos with its video_b"):
+        graph.without_comparison(prompt)
+
+
 def test_counter_stands_right_before_the_sampler():
     prompt = _vcut_prompt()
     graph.add_counter(prompt)
@@ -137,6 +168,6 @@ def test_shipped_workflow_has_six_tuple_links_and_provenance(file):
     assert all(len(link) == 6 for link in workflow["links"])
     for node in workflow["nodes"]:
         if node["type"] not in graph.VIRTUAL:
-            owner = "vcut-svd" if node["type"] in graph.VCUT_NODES else "comfy-core"
+            owner = "vcut-svd" if node["type"].startswith("VCUT_") else "comfy-core"
             assert node["properties"]["cnr_id"] == owner
             assert node["properties"]["ver"]

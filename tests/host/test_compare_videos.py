@@ -20,7 +20,7 @@ def test_constant_offset_of_a_tenth_is_20_decibels_and_shows_amplified():
     # MSE 0.01: 10 log10(1 / 0.01) = 20 dB; 0.1 of 255 = 25.5; the difference is 0.1 * 4 = 0.4.
     side_by_side, difference, plot, summary = _compare(_flat(0.5), _flat(0.6))
     assert summary.startswith("2 frames of 64x64: PSNR 20.0 dB, SSIM ")
-    assert "largest error in frame 1: 25.50 of 255 on average" in summary
+    assert "Largest error in frame 1: 25.50 of 255 on average" in summary
     assert difference.shape == (2, 64, 64, 3)
     assert torch.allclose(difference, torch.tensor(0.4), atol=1e-5)
     assert plot.shape == (1, 600, 1000, 3)
@@ -34,13 +34,13 @@ def test_constant_offset_of_a_tenth_is_20_decibels_and_shows_amplified():
 def test_difference_is_as_bright_as_the_summary_says(gain, shown):
     _, difference, _, summary = _compare(_flat(0.6), _flat(0.5), gain=gain)
     assert difference.amin().item() == pytest.approx(shown, abs=1e-5)
-    assert f"difference shown {gain:g} times as bright" in summary
+    assert f"Difference shown {gain:g} times as bright." in summary
 
 
 def test_equal_clips_are_called_identical_and_their_difference_is_black():
     clip = torch.rand(3, 64, 64, 3)
     _, difference, _, summary = _compare(clip, clip.clone())
-    assert summary == "3 frames of 64x64: identical in every pixel"
+    assert summary == "3 frames of 64x64: identical in every pixel."
     assert not difference.any()
 
 
@@ -49,10 +49,10 @@ def test_clips_of_other_length_size_and_kind_are_compared_and_that_is_said():
     _, difference, _, summary = _compare(rgba, _flat(1.0, 3), labels=("long", ""))
     assert difference.shape == (3, 64, 64, 3)
     assert summary.splitlines() == [
-        "3 frames of 64x64: identical in every pixel",
-        "long has 5 frames, video_b 3: the first 3 are compared",
-        "long resized from 128x128 to 64x64",
-        "long: transparency left out",
+        "3 frames of 64x64: identical in every pixel.",
+        "long has 5 frames, video_b 3: the first 3 are compared.",
+        "long resized from 128x128 to 64x64.",
+        "long: transparency left out.",
     ]
 
 

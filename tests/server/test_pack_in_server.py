@@ -185,7 +185,7 @@ def test_comparison_is_told_in_words_and_a_label_is_no_html_for_the_page(server)
     }
     lines = server.run(prompt).texts["3"].splitlines()
     assert lines[0].startswith("3 frames of 32x32: PSNR 31.2 dB, SSIM ")
-    assert lines[1].startswith("largest error in frame 1: 7.00 of 255 on average")
+    assert lines[1].startswith("Largest error in frame 1: 7.00 of 255 on average")
     assert lines[-1].startswith("&lt;b&gt;a &amp; b&lt;/b&gt; has 5 frames, video_b 3: ")
 
 
