@@ -184,9 +184,11 @@ def test_true_clip_is_as_sharp_and_as_contrasted_as_the_truth():
 
 
 def test_contrast_is_the_deviation_from_the_mean_colour():
-    # Half of the pixels 20 above, half 20 below their mean, in every colour.
+    # Half of the pixels 20 above, half 20 below their mean in every colour; that it is a red mean
+    # is no contrast.
     clip = _flat(100, 100)
     clip[:, :32] += 40
+    clip[..., 0] += 90
     assert clip_measures.contrast(clip) == pytest.approx(20)
 
 
