@@ -6,7 +6,6 @@ python3 tests/browser/make_workflows.py [name ...]
 import json
 import re
 import sys
-import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from host_install import HostError, current_host, run_inside  # noqa: E402
 
 HUGGING_FACE = "https://huggingface.co/stabilityai/"
 COMFYUI_VERSION = "0.3.75"  # the host that the workflows are made on
-THUMBNAIL_WIDTH = 800
 TALL = 250  # a VCUT node with room for the line that a run writes on it
 SCHEDULE = {
     "cut_step": 17, "steps": 25, "after_cut": "average", "cut_sigma": 0.0, "start_step": 1,
@@ -271,31 +269,17 @@ def pack_version() -> str:
     return match.group(1)
 
 
-def save_thumbnail(page, path: Path) -> None:
-    """Save a small picture of the graph in the page."""
-    from comfy_page import whole_graph
-    from PIL import Image
-
-    with tempfile.TemporaryDirectory() as folder:
-        large = Path(folder) / "graph.png"
-        with whole_graph(page, large):
-            pass
-        picture = Image.open(large).convert("RGB")
-        height = round(picture.height * THUMBNAIL_WIDTH / picture.width)
-        small = picture.resize((THUMBNAIL_WIDTH, height), Image.Resampling.LANCZOS)
-        small.save(path, quality=88, optimize=True)
-
-
-def make(page, name: str) -> None:
+def make(page, server, name: str) -> None:
     """Write the workflow ``name`` and its thumbnail."""
     from comfy_page import load_workflow
+    from thumbnails import save_thumbnail
 
     recipe = RECIPES[name]
     workflow = finish(build(page, recipe), name, recipe)
     text = json.dumps(workflow, indent=2) + "\n"
     (WORKFLOWS / f"{name}.json").write_text(text, encoding="utf-8")
     load_workflow(page, workflow)  # the picture shows the file, not what it was made from
-    save_thumbnail(page, WORKFLOWS / f"{name}.jpg")
+    save_thumbnail(page, server, workflow, WORKFLOWS / f"{name}.jpg")
 
 
 def main() -> int:
@@ -316,7 +300,7 @@ def main() -> int:
         errors = []
         with page_of(server, errors) as page:
             for name in sys.argv[1:] or RECIPES:
-                make(page, name)
+                make(page, server, name)
             for error in errors:
                 print(f"VCUT: the page says: {error}", file=sys.stderr)  # noqa: T201
             return bool(errors)
