@@ -1,0 +1,46 @@
+"""Thumbnails of workflows: the graph as ComfyUI draws it, above a clip that the tiny SVD made."""
+
+import tempfile
+from pathlib import Path
+
+import clips
+import graph
+import numpy as np
+from comfy_page import whole_graph
+from host_install import WORKFLOWS
+from PIL import Image
+
+WIDTH = 800  # pixels
+TINY = {"width": 64, "height": 64, "video_frames": 14}  # what the tiny SVD was trained at
+CAPTION = "from the tiny SVD that this pack trains, 64x64 pixels"
+
+
+def save_thumbnail(page, server, workflow: dict, path: Path) -> None:
+    """Save a small picture of the graph in the page and of what it makes with the tiny SVD."""
+    with tempfile.TemporaryDirectory() as folder:
+        large = Path(folder) / "graph.png"
+        with whole_graph(page, large):
+            pass
+        drawn = _narrowed(Image.open(large).convert("RGB"))
+    strip = _narrowed(clips.contact_sheet([_clip(server, workflow)], [CAPTION]))
+    Image.fromarray(np.concatenate([drawn, strip])).save(path, quality=88, optimize=True)
+
+
+def _clip(server, workflow: dict) -> np.ndarray:
+    """Return the clip (T, H, W, 3) of the workflow with its model replaced by the tiny SVD."""
+    prompt = graph.to_prompt(workflow, server.get("/object_info"))
+    prompt = graph.without_comparison(prompt)
+    graph.replace_loader(prompt, "VCUT_LoadTinySVD")
+    picture = server.upload(WORKFLOWS / "tiny_svd" / "example_input.png")
+    graph.set_inputs(prompt, "LoadImage", image=picture)
+    graph.set_inputs(prompt, "SVD_img2vid_Conditioning", **TINY)
+    graph.add_frames_output(prompt)
+    files = server.run(prompt).files["frames"]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [server.fetch(file, Path(folder) / f"{k:03}.png") for k, file in enumerate(files)]
+        return clips.read_frames(paths)
+
+
+def _narrowed(picture: Image.Image) -> Image.Image:
+    height = round(picture.height * WIDTH / picture.width)
+    return picture.resize((WIDTH, height), Image.Resampling.LANCZOS)
