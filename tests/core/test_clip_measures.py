@@ -243,6 +243,17 @@ def test_clip_of_another_picture_is_consistent_in_itself_but_not_with_the_input(
     assert values["input_background"] < 95
 
 
+def test_sprite_of_another_look_is_consistent_in_itself_but_not_with_the_input():
+    def stripe(clip):
+        for t in range(FRAMES):
+            x = 34 - 2 * t
+            clip[t, 38:42, x : x + 20] = (150, 20, 20)
+
+    values = _measured(stripe)
+    assert values["subject_consistency"] == pytest.approx(100)
+    assert values["input_subject"] < 95
+
+
 def test_patches_are_cut_around_the_given_centres():
     clip, truth = _moving_square()
     patches = clip_measures.sprite_patches(clip, truth.path[0].numpy())

@@ -53,11 +53,11 @@ def test_single_first_frame_has_no_interval():
 
 @pytest.mark.parametrize(
     ("better", "won"),
-    [("higher", (2, 1)), ("lower", (1, 2)), ("one", (1, 2)), ("", (2, 1))],
+    [("higher", (1, 2)), ("lower", (2, 1)), ("one", (0, 3)), ("", (1, 2))],
 )
 def test_clips_are_won_in_the_direction_that_is_better(better, won):
-    a, b = [3, 0.5, 1.0, 4], [2, 1, 0.8, 4]
-    # Higher: a, b, a. Lower: b, a, b. Nearer to 1: b, b, a.
+    # Higher: a, b, b. Nearer to 1: b three times. The last pair is equal.
+    a, b = [3, 0.5, 0.4, 4], [2, 1.0, 0.9, 4]
     found = statistics.compare(a, b, frames=range(4), better=better)
     assert (found["won_by_first"], found["won_by_second"]) == won
     assert found["clips"] == 4
