@@ -19,6 +19,7 @@ class RunSummary:
     has_guidance, has_cross_attention: which of the two nodes the model has.
     affine_evaluated, affine_reused: affine maps in place of cross-attentions.
     removed: cross-attentions replaced by zeros.
+    slicing: how the run was sliced and what that should take; empty without the slicer.
     untouched: reason -> times VCUT stepped aside and the model computed as if it were not there.
     elapsed_s: seconds from the first evaluation to the end.
     """
@@ -31,6 +32,7 @@ class RunSummary:
     affine_evaluated: int = 0
     affine_reused: int = 0
     removed: int = 0
+    slicing: str = ""
     untouched: Counter[str] = field(default_factory=Counter)
     elapsed_s: float = 0.0
     is_complete: bool = False
@@ -66,6 +68,7 @@ class RunSummary:
     def text(self) -> str:
         """Return the summary as one line, for the log and for the node."""
         parts = [self.counts()]
+        parts += [self.slicing] if self.slicing else []
         parts += [f"untouched: {why} ({count})" for why, count in self.untouched.items()]
         parts.append(f"{self.elapsed_s:.2f} s")
         return ("" if self.is_complete else "stopped early; ") + "; ".join(parts)

@@ -4,6 +4,7 @@ The operations of the block's own forward in the same order, less what only the 
 same output, bit for bit. Must not know who decides that the constant may stand in.
 """
 
+import torch
 from torch import Tensor, nn
 
 
@@ -27,3 +28,23 @@ def forward_with_constant(
         x.unflatten(0, (constant.shape[0], -1)).add_(constant[:, None])
     output = block.ff(block.norm3(x))
     return x.add_(output) if block.is_res else output
+
+
+def constant_of_rows(constant: Tensor | None, start: int, stop: int, total: int) -> Tensor | None:
+    """Return ``constant`` for the rows from start to stop of ``total``, as they stand in a slice.
+
+    constant: (G, 1, C) for G groups of total // G rows each. Returns (1, 1, C) where all rows are
+    of one group, else one row each, (stop - start, 1, C).
+    """
+    if constant is None:
+        return None
+    per_group = total // constant.shape[0]
+    first, last = start // per_group, (stop - 1) // per_group
+    if first == last:
+        return constant[first : first + 1]
+    counts = [
+        min(stop, (group + 1) * per_group) - max(start, group * per_group)
+        for group in range(first, last + 1)
+    ]
+    groups = zip(constant[first : last + 1], counts, strict=True)
+    return torch.cat([row.expand(count, 1, -1) for row, count in groups])

@@ -9,7 +9,7 @@ is no state to reset. Decisions and arithmetic live in ``vcut_core``.
 from .costing import read_model
 from .layers import HostCrossAttention, find_cross_attentions
 from .loading import checkpoint_names, load_pruned, prune_model
-from .model_patches import patch_cross_attentions, require_svd, schedule_guidance
+from .model_patches import patch_cross_attentions, require_svd, schedule_guidance, slice_features
 from .node_feedback import show_on_node, with_progress
 from .pruning import LOADER, PRUNED_MODES
 from .sampling_run import SamplingRun
@@ -28,5 +28,6 @@ __all__ = [
     "require_svd",
     "schedule_guidance",
     "show_on_node",
+    "slice_features",
     "with_progress",
 ]

@@ -15,7 +15,7 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 
 from ...vcut_core.cross_attention import is_single_token
-from ...vcut_core.transformer_block import forward_with_constant
+from ...vcut_core.transformer_block import constant_of_rows, forward_with_constant
 from .call_info import KEY, CallInfo
 from .layers import HostCrossAttention, cross_attention_blocks
 
@@ -60,7 +60,7 @@ def with_short_time_context(args: tuple, kwargs: dict, transformer_options: dict
         and kwargs.get("time_context") is None
         and kwargs.get("num_video_frames")
         and is_single_token(context, None, None)
-        and not _is_patched(transformer_options)
+        and not is_patched(transformer_options)
         and all(isinstance(block.attn2, HostCrossAttention) for block in call.run.temporal_blocks)
         and call.run.temporal_blocks
         and not torch.compiler.is_compiling()
@@ -73,14 +73,55 @@ def with_short_time_context(args: tuple, kwargs: dict, transformer_options: dict
 
 def _forward(block, x, context=None, transformer_options={}):
     """Return the block's output, (B, S, C) for x (B, S, C)."""
+    slicing = _slicing(transformer_options)
+    if slicing is not None and torch.compiler.is_compiling():
+        return _forward_uncompiled(block, x, context, transformer_options)
     if not _has_constant(block, context, transformer_options):
-        return type(block).forward(
-            block, x, context=context, transformer_options=transformer_options
+        own = functools.partial(type(block).forward, block, transformer_options=transformer_options)
+        if slicing is None or not _has_independent_rows(block, context):
+            return own(x, context=context)
+        return slicing.over_rows(
+            x, lambda start, stop: own(x[start:stop], context=_rows(context, start, stop))
         )
     call = transformer_options[KEY]
     call.run.attn2_calls += 1
     constant = block.attn2.constant(x, context, None, call, transformer_options)
-    return forward_with_constant(block, x, constant, transformer_options)
+    if slicing is None:
+        return forward_with_constant(block, x, constant, transformer_options)
+    return slicing.over_rows(
+        x,
+        lambda start, stop: forward_with_constant(
+            block,
+            x[start:stop],
+            constant_of_rows(constant, start, stop, x.shape[0]),
+            transformer_options,
+        ),
+    )
+
+
+_forward_uncompiled = torch.compiler.disable(_forward)
+
+
+def _slicing(transformer_options: dict):
+    """Return how the run slices this block, or None: not, or another pack works inside of it."""
+    call = transformer_options.get(KEY)
+    slicing = call.run.slicing if isinstance(call, CallInfo) else None
+    if slicing is None or not slicing.has_blocks:
+        return None
+    if is_patched(transformer_options, whole_unet=False):
+        call.run.summary.untouched["slicing of a block that another pack has patched"] += 1
+        return None
+    return slicing
+
+
+def _has_independent_rows(block, context) -> bool:
+    """Whether the block without a constant can be told nothing wrong by a slice of its rows."""
+    is_ours = isinstance(block.attn2, HostCrossAttention)  # finds a row's cond by its place
+    return not is_ours or not (block.attn2.is_removed or is_single_token(context, None, None))
+
+
+def _rows(context, start: int, stop: int):
+    return None if context is None else context[start:stop]
 
 
 def _has_constant(block, context, transformer_options: dict) -> bool:
@@ -91,19 +132,27 @@ def _has_constant(block, context, transformer_options: dict) -> bool:
         and isinstance(transformer_options.get(KEY), CallInfo)
         and (layer.is_removed or is_single_token(context, None, None))
         and not (block.disable_self_attn or block.switch_temporal_ca_to_sa)
-        and not _is_patched(transformer_options)
+        and not is_patched(transformer_options)
         and not any(_has_hooks(module) for module in (layer, block.norm2))
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()  # compiled code would outlive this run
     )
 
 
-def _is_patched(transformer_options: dict) -> bool:
-    """Whether a patch of another pack, of a kind known here or not, may work inside of blocks."""
+def is_patched(transformer_options: dict, whole_unet: bool = True) -> bool:
+    """Whether a patch of another pack, of a kind known here or not, may work inside of blocks.
+
+    whole_unet: inside of any block; else of the one that runs now.
+    """
     patches = transformer_options.get("patches", {})
     if any(found for kind, found in patches.items() if kind not in OUTSIDE_OF_BLOCKS):
         return True
-    return any(transformer_options.get("patches_replace", {}).values())
+    replaced = [found for found in transformer_options.get("patches_replace", {}).values() if found]
+    place = transformer_options.get("block")
+    if whole_unet or place is None:
+        return bool(replaced)
+    block = (*place, transformer_options.get("block_index", 0))
+    return any(key in found for found in replaced for key in (place, block))
 
 
 def _has_hooks(module: torch.nn.Module) -> bool:

@@ -7,10 +7,12 @@ from comfy.ldm.modules.attention import CrossAttention
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ...vcut_core.cross_attention import CrossAttentionConfig
+from ...vcut_core.feature_slicing import SlicingConfig
 from ...vcut_core.guidance import GuidanceConfig
 from .layers import HostCrossAttention, find_cross_attentions
 from .pruning import PrunedCrossAttention, follow_pruned
 from .sampling_run import KEY, PatchedLayers, sample_with_vcut
+from .slicing import follow_slicing
 
 CONNECT_SVD = "Connect MODEL from Image Only Checkpoint Loader (img2vid model)."
 
@@ -67,6 +69,13 @@ def schedule_guidance(model, config: GuidanceConfig, node_id: str | None = None)
     return with_config(model.clone(), "guidance", config, node_id)
 
 
+def slice_features(model, config: SlicingConfig, node_id: str | None = None):
+    """Return a clone of ``model`` that runs its layers in slices as ``config`` says."""
+    clone = with_config(model.clone(), "slicing", config, node_id)
+    follow_slicing(clone)
+    return clone
+
+
 def _unpatched(model, path: str) -> torch.nn.Module:
     """Return what ComfyUI would restore at ``path``, whichever clone is loaded now."""
     if path in model.object_patches_backup:
@@ -80,6 +89,7 @@ def _rebind(old, new) -> None:
     Newer hosts clone so for several GPUs and for hooks; the copied patches would otherwise compute
     with the first model's weights, on its device.
     """
+    follow_slicing(new)
     if new.model is old.model:
         return
     follow_pruned(old, new)

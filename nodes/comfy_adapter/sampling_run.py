@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import comfy.model_patcher
@@ -16,6 +17,8 @@ from ...vcut_core.guidance import GuidanceConfig
 from ...vcut_core.run_summary import RunSummary
 from .block_forward import constant_blocks, with_short_time_context
 from .call_info import KEY, CallInfo
+from .sliced_layers import RunSlicing, sliced_layers, with_slicing
+from .slicing import plan_slicing, told_to_host
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +43,13 @@ def sample_with_vcut(executor, *args, **kwargs):
         return executor(*args, **kwargs)
     shared_options = guider.model_options
     run = SamplingRun(vcut)
+    patcher = guider.model_patcher
+    noise = args[0] if args else kwargs["noise"]
+    estimate = run.plan_slicing(patcher, vcut, noise.shape, shared_options)
     guider.model_options = run.install(shared_options)
     try:
-        output = executor(*args, **kwargs)
+        with told_to_host(patcher.model, estimate):
+            output = executor(*args, **kwargs)
         run.finish(output)
         return output
     finally:
@@ -62,6 +69,7 @@ class SamplingRun:
         self.summary = RunSummary(
             has_guidance=self.guidance is not None, has_cross_attention=self.num_layers > 0
         )
+        self.slicing: RunSlicing | None = None  # planned before the model is loaded
         self.temporal_blocks: list[torch.nn.Module] = []  # of the model, once it is loaded
         self.attn2_calls = 0
         self.expected_attn2_calls = 0
@@ -86,10 +94,20 @@ class SamplingRun:
 
     def sampler_sample(self, executor, guider, *args, **kwargs):
         """SAMPLER_SAMPLE wrapper: the model is loaded, so its blocks are what they will be."""
-        if not self.num_layers:
+        unet = guider.inner_model.diffusion_model
+        with ExitStack() as stack:
+            if self.num_layers or self.slicing is not None:
+                self.temporal_blocks = stack.enter_context(constant_blocks(unet))
+            if self.slicing is not None:
+                stack.enter_context(sliced_layers(unet, self.slicing))
             return executor(guider, *args, **kwargs)
-        with constant_blocks(guider.inner_model.diffusion_model) as self.temporal_blocks:
-            return executor(guider, *args, **kwargs)
+
+    def plan_slicing(self, patcher, vcut: dict, latent_shape, model_options: dict):
+        """Decide how this run slices; return what the host is to be told that it needs, or None."""
+        self.slicing, estimate = plan_slicing(patcher, vcut, latent_shape, model_options)
+        if self.slicing is not None:
+            self.summary.slicing = self.slicing.describe()
+        return estimate
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kw):
         """CALC_COND_BATCH wrapper: past the cut, evaluate cond alone and return it for both."""
@@ -117,7 +135,10 @@ class SamplingRun:
         if options is None:
             options = next((arg for arg in args if _is_transformer_options(arg)), {})
         self._count_evaluations(options)
-        return executor(*args, **with_short_time_context(args, kwargs, options))
+        kwargs = with_short_time_context(args, kwargs, options)
+        if self.slicing is not None:
+            args, kwargs = with_slicing(self.slicing, executor, args, kwargs, options)
+        return executor(*args, **kwargs)
 
     @torch.compiler.disable  # a count is a constant to torch.compile: it would compile every call
     def _count_evaluations(self, transformer_options: dict) -> None:

@@ -1,0 +1,170 @@
+"""How many slices a run takes, and what the host is told that it needs.
+
+ComfyUI plans with ``memory_required`` of the model that all clones share: it reckons what to keep
+on the GPU before it loads a clone, and whether cond and uncond go together at every step. So the
+estimate stands on the model while a run of a sliced clone lasts, and on the clone for who asks it.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import comfy.model_management
+from comfy.ldm.modules.attention import SpatialVideoTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, Upsample
+
+from ...vcut_core.activation_memory import CallShape, LayerShape, UNetShape, peak_bytes
+from ...vcut_core.feature_slicing import AUTOMATIC, MAX_SLICES, SlicingConfig
+from .block_forward import is_patched
+from .call_info import KEY
+from .sliced_layers import RunSlicing
+
+# Kernels take memory of their own, and an allocator never packs tightly.
+MARGIN = 1.25
+# The host takes cond and uncond in one call only where so many times its estimate is free.
+HOST_MARGIN = 1.5
+CONDS = 2
+
+
+class MemoryEstimate:
+    """What one UNet call of a sliced model needs, called in place of ``memory_required``.
+
+    slices: those of the run in progress; AUTOMATIC where none is.
+    """
+
+    def __init__(
+        self, patcher, config: SlicingConfig, slices: int = AUTOMATIC, num_frames: int = 0
+    ) -> None:
+        self.config, self.slices, self.num_frames = config, slices, num_frames
+        # Not the patcher: the estimate may hang on it.
+        self._model, self._device = patcher.model, patcher.load_device
+        self._weights_size = patcher.model_size()
+        self._unet = unet_shape(patcher.model.diffusion_model)
+
+    def __call__(self, input_shape, *args, **kwargs) -> float:
+        """Return bytes for a latent (rows, 4, H, W), rows being conds times frames."""
+        if len(input_shape) != 4:  # no latent of SVD
+            return type(self._model).memory_required(self._model, input_shape, *args, **kwargs)
+        rows = input_shape[0]
+        slices = self.slices or self.choose(rows, input_shape[2:])
+        return MARGIN * self.peak(rows, input_shape[2:], slices)
+
+    def peak(self, rows: int, size, slices: int) -> int:
+        """Return the peak of activations in bytes, size being (height, width) of the latent."""
+        call = CallShape(rows, *size, self.num_frames or rows, self._itemsize())
+        return peak_bytes(self._unet, call, self.config, slices)
+
+    def choose(self, rows: int, size) -> int:
+        """Return the fewest slices with which a call of so many rows fits, or the most there are.
+
+        Where two conds never fit together, the host calls the model for one at a time.
+        """
+        if self.config.slices != AUTOMATIC:
+            return self.config.slices
+        missing = self._weights_size - self._model.model_loaded_weight_memory
+        free = memory_for_activations(self._model, self._device, max(0, missing))
+        for calls, host_margin in ((1, HOST_MARGIN), (CONDS, 1.0)):
+            for slices in range(1, MAX_SLICES + 1):
+                peak = self.peak(max(1, rows // calls), size, slices)
+                if MARGIN * host_margin * peak <= free:
+                    return slices
+        return MAX_SLICES
+
+    def _itemsize(self) -> int:
+        dtype = self._model.manual_cast_dtype or self._model.get_dtype()
+        return comfy.model_management.dtype_size(dtype)
+
+
+def plan_slicing(patcher, vcut: dict, latent_shape, model_options: dict):
+    """Return (RunSlicing, MemoryEstimate) for a run over ``latent_shape``, or (None, None)."""
+    config: SlicingConfig | None = vcut.get("slicing")
+    if config is None or len(latent_shape) != 4:
+        return None, None
+    handler = model_options.get("context_handler")
+    num_frames = min(latent_shape[0], getattr(handler, "context_length", latent_shape[0]))
+    if is_patched(model_options["transformer_options"]):  # those blocks are run whole
+        known = dataclasses.replace(config, scope="feed_forward")
+    else:
+        known = config
+    estimate = MemoryEstimate(patcher, known, num_frames=num_frames)
+    rows = CONDS * num_frames
+    estimate.slices = estimate.choose(rows, latent_shape[2:])
+    expected_bytes = estimate.peak(rows, latent_shape[2:], estimate.slices)
+    return RunSlicing(config, estimate.slices, expected_bytes), estimate
+
+
+@contextmanager
+def told_to_host(base_model, estimate: MemoryEstimate | None) -> Iterator[None]:
+    """Let the host plan with ``estimate`` until the end of the with."""
+    if estimate is None:
+        yield
+        return
+    own = vars(base_model).get("memory_required")
+    base_model.memory_required = estimate
+    try:
+        yield
+    finally:
+        if own is None:
+            del base_model.memory_required
+        else:
+            base_model.memory_required = own
+
+
+def follow_slicing(patcher) -> None:
+    """Let a clone of a sliced model answer for itself when another pack asks it what it needs."""
+    options = patcher.model_options.get("transformer_options", {})
+    config = options.get(KEY, {}).get("slicing")
+    if config is not None:
+        patcher.memory_required = MemoryEstimate(patcher, config)
+
+
+def memory_for_activations(base_model, device, missing_weights: int) -> int:
+    """Return the bytes that a run may use beside the model's weights.
+
+    missing_weights: bytes of them that are not on the device yet.
+    """
+    management = comfy.model_management
+    free = management.get_free_memory(device)
+    if management.is_device_cpu(device):
+        return free
+    for loaded in management.current_loaded_models:  # the host makes room by unloading the others
+        model = loaded.model
+        if model is not None and model.model is not base_model and loaded.device == device:
+            free += loaded.model_loaded_memory()
+    return max(0, free - missing_weights - management.extra_reserved_memory())
+
+
+def unet_shape(unet) -> UNetShape:
+    """Return the shapes of an SVD UNet's layers, read from the modules themselves."""
+    return UNetShape(
+        tuple(_block_shape(block) for block in unet.input_blocks),
+        _block_shape(unet.middle_block),
+        tuple(_block_shape(block) for block in unet.output_blocks),
+        _context_width(unet),
+    )
+
+
+def _block_shape(block) -> tuple[LayerShape, ...]:
+    return tuple(_layer_shape(layer) for layer in block)
+
+
+def _layer_shape(layer) -> LayerShape:
+    if isinstance(layer, SpatialVideoTransformer):
+        return LayerShape("transformer", layer.in_channels, layer.in_channels)
+    if isinstance(layer, ResBlock):
+        return LayerShape("residual", layer.channels, layer.out_channels)
+    if isinstance(layer, Downsample):
+        return LayerShape("down", layer.channels, layer.out_channels)
+    if isinstance(layer, Upsample):
+        return LayerShape("up", layer.channels, layer.out_channels)
+    return LayerShape("conv", layer.in_channels, layer.out_channels)
+
+
+def _context_width(unet) -> int:
+    """Return the width of the image embedding."""
+    transformers = (m for m in unet.modules() if isinstance(m, SpatialVideoTransformer))
+    for transformer in transformers:
+        attention = transformer.time_stack[0].attn2
+        if attention is not None:
+            return attention.to_v.weight.shape[1]
+    return 0
