@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .compare_videos import CompareVideos
 from .cost_report import CostReport
+from .feature_slicer import FeatureSlicer
 from .guidance_scheduler import GuidanceScheduler
 from .load_svd_checkpoint import LoadSVDCheckpoint
 from .patch_svd_model import PatchSVDModel
@@ -11,4 +12,11 @@ from .patch_svd_model import PatchSVDModel
 
 class VCUTExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [PatchSVDModel, GuidanceScheduler, LoadSVDCheckpoint, CompareVideos, CostReport]
+        return [
+            PatchSVDModel,
+            GuidanceScheduler,
+            LoadSVDCheckpoint,
+            CompareVideos,
+            CostReport,
+            FeatureSlicer,
+        ]

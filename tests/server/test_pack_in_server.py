@@ -26,6 +26,11 @@ NODES = {
         "cut_sigma": (0.0, (0.0, 10000.0)),
         "start_step": (1, (1, 10000)),
     },
+    "VCUT_FeatureSlicer": {
+        "model": None,
+        "slices": (0, (0, 64)),
+        "scope": ("blocks", ["blocks", "feed_forward", "everything"]),
+    },
     "VCUT_CompareVideos": {
         "video_a": None,
         "video_b": None,

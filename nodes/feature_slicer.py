@@ -1,0 +1,59 @@
+"""The node that lets SVD run its layers slice by slice."""
+
+from comfy_api.latest import io
+
+from ..vcut_core.feature_slicing import AUTOMATIC, MAX_SLICES, SCOPES, SlicingConfig
+from .comfy_adapter import require_svd, slice_features
+
+DISPLAY_NAME = "VCUT Feature Slicer"
+
+
+class FeatureSlicer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VCUT_FeatureSlicer",
+            display_name=DISPLAY_NAME,
+            category="VCUT",
+            description=(
+                "Runs SVD's layers slice by slice: the same picture in a fraction of the memory, "
+                "and ComfyUI is told how little it needs."
+            ),
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="SVD, SVD-XT or SVD-XT 1.1. Works before and after LoRA loaders, "
+                    "guidance nodes and the other VCUT nodes.",
+                ),
+                io.Int.Input(
+                    "slices",
+                    default=AUTOMATIC,
+                    min=AUTOMATIC,
+                    max=MAX_SLICES,
+                    tooltip="Slices of the largest layers; smaller layers are cut into fewer. 0: "
+                    "the fewest that fit into the free memory when a run starts. 1: off. Higher: "
+                    "less memory, a little slower; more than there are rows is the same as rows.",
+                ),
+                io.Combo.Input(
+                    "scope",
+                    options=list(SCOPES),
+                    default=SCOPES[0],
+                    tooltip="blocks: the transformer blocks, which take most; other packs' patches "
+                    "outside of them see what they always saw. everything: the residual blocks and "
+                    "upsampling too, for the least memory. feed_forward: the largest layer alone, "
+                    "also beside packs that patch attention.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The same model, run in slices.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, slices: int, scope: str) -> io.NodeOutput:
+        require_svd(model, DISPLAY_NAME)
+        try:
+            config = SlicingConfig(slices, scope)
+        except ValueError as error:
+            raise ValueError(f"{DISPLAY_NAME}: {error}. Change it in the node.") from None
+        node_id = getattr(cls.hidden, "unique_id", None)  # no hidden inputs: called by a script
+        return io.NodeOutput(slice_features(model, config, node_id))
