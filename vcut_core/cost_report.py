@@ -3,7 +3,7 @@
 Must not know where the figures come from.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from .run_cost import RunCost
 
@@ -24,17 +24,22 @@ def report_lines(
     beside: what other packs have put on the model; of that nothing is claimed.
     """
     yield f"{size}, {_count(run.num_steps, 'step')}: what the UNet computes"
-    yield from _totals(run)
-    yield f"Parameters in this model: {parameters:,}{_missing(run, parameters)}"
-    yield f"Memory for VCUT's cached values during the run: {cache_bytes:,} bytes"
+    yield from _listed(_totals(run))
+    held = f"Parameters in this model: {parameters:,}{_missing(run, parameters)}"
+    yield from _listed([held, f"Memory of VCUT's cached values in the run: {cache_bytes:,} bytes"])
     yield ""
-    yield from _settings(run)
+    yield "Settings of this model"
+    yield from _listed(_settings(run))
+    yield ""
     if beside:
         yield f"Not counted, put on this model by other nodes: {', '.join(beside)}."
+        yield ""
     elif not run.settings.is_empty:
         yield f"The line after the run should say: {run.expected_summary().counts()}"
-    yield ""
-    yield from _components(run)
+        yield ""
+    unit, name = unit_for(run.macs_without())
+    yield f"Where it goes, {name} without VCUT and with this model's settings"
+    yield from _listed(_components(run, unit))
     yield ""
     yield (
         "MACs are multiply-adds (convolutions, linear layers, both attention products), not "
@@ -107,14 +112,17 @@ def _settings(run: RunCost) -> Iterator[str]:
         yield f"cut_sigma {guidance.cut_sigma:g} ends it elsewhere on another schedule"
 
 
-def _components(run: RunCost) -> Iterator[str]:
+def _components(run: RunCost, unit: float) -> Iterator[str]:
     before, after = run.macs_by_component_without(), run.macs_by_component()
-    unit, name = unit_for(run.macs_without())
-    yield f"Where it goes, {name} without VCUT and with this model's settings:"
     for component in sorted(after, key=lambda c: -before.get(c, 0)):
         macs = (before.get(component, 0), after[component])
         if any(macs):
             yield f"{component}: {macs[0] / unit:,.4g} and {macs[1] / unit:,.4g}"
+
+
+def _listed(lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines as a list, to nodes that show a text as Markdown too."""
+    yield from (f"- {line}" for line in lines)
 
 
 def _count(number: int, noun: str) -> str:

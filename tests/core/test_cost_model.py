@@ -233,7 +233,8 @@ def test_summary_to_expect_counts_calls_of_the_host():
 
 
 def _report(run: RunCost, beside=()) -> list[str]:
-    return list(report_lines(run, "16x16, 1 frame", 23, 12, beside))
+    lines = report_lines(run, "16x16, 1 frame", 23, 12, beside)
+    return [line.removeprefix("- ") for line in lines]
 
 
 def test_report_says_what_is_saved_and_by_what():

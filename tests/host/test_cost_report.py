@@ -214,6 +214,18 @@ def test_unpatched_model_saves_nothing_while_a_patched_clone_is_loaded(tiny, rea
     assert reading.parameters == reading.unet.parameters()
 
 
+def test_layer_that_another_packs_clone_displaces_still_counts(small, read):
+    path, _kind = find_cross_attentions(small.model.diffusion_model)[0]
+    other = small.clone()
+    other.add_object_patch(path, torch.nn.Identity())
+    expected = read(small)
+    other.patch_model()
+    try:
+        assert read(small) == expected
+    finally:
+        other.unpatch_model()
+
+
 def test_lora_changes_nothing_that_is_counted(tiny, lora, read, with_vcut):
     model = with_vcut(tiny.model)
     changed = model.clone()
@@ -436,7 +448,7 @@ def test_run_counts_what_the_report_said(
     assert _counts(summaries()[-1]) == _expected_counts(report)
     evaluations = sum(len(call) for call in trace)  # by hooks on the UNet, apart from VCUT
     assert f"{evaluations} of {2 * steps} UNet evaluations" in report
-    assert f"cached values during the run: {cached_bytes[-1]:,} bytes" in report
+    assert f"cached values in the run: {cached_bytes[-1]:,} bytes" in report
 
 
 def test_summary_differs_from_the_report_when_the_cut_is_ignored(
