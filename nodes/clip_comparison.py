@@ -51,7 +51,7 @@ class Clip:
         frame = frame.nan_to_num(nan=0.0).clamp(0, 1)
         if (height, width) != (self.height, self.width):
             frame = _resize(frame, height, width)
-        return frame.expand(height, width, 3).contiguous()
+        return frame.expand(height, width, 3)
 
 
 class AlignedClips:

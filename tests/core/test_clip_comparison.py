@@ -128,9 +128,10 @@ def test_larger_clip_is_resized_when_both_have_one_shape(large, small):
 
 def test_resized_frame_has_the_mean_of_the_pixels_that_it_stands_for():
     stripes = torch.zeros(1, 64, 64, 3)
-    stripes[:, :, ::2] = 1.0
+    stripes[:, :, 1::4] = 1.0  # one pixel of the four that become one
     ((small, _),) = _aligned(stripes, torch.zeros(1, 16, 16, 3)).frames()
-    assert small[2:-2, 2:-2].sub(0.5).abs().max() < 0.01  # without antialiasing: 0 or 1
+    # Read between the middle pixels alone, as without antialiasing, it would be above 0.5.
+    assert small[2:-2, 2:-2].sub(0.25).abs().max() < 0.05
 
 
 def test_clips_of_other_shapes_are_refused_with_what_to_do():
