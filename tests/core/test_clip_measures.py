@@ -111,7 +111,7 @@ def _stand_still(clip):
 
 def _creep(clip):
     # The right way, but 4 pixels of the 24 between frame 1 and the mean of frames 12 to 14.
-    clip[:-3], clip[-3:] = clip[0], clip[2]
+    clip[:-3], clip[-3:] = clip[0].copy(), clip[2].copy()
 
 
 def _turn(clip):
