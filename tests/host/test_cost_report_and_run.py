@@ -1,0 +1,84 @@
+"""VCUT Cost Report beside real runs: a run does what the report said, or its line shows it."""
+
+import pytest
+from vcut.nodes.comfy_adapter import SamplingRun, patch_cross_attentions, schedule_guidance
+from vcut.nodes.cost_report import CostReport
+from vcut.vcut_core.cross_attention import CrossAttentionConfig, ValueCache
+from vcut.vcut_core.guidance import GuidanceConfig, GuidancePlan
+
+
+@pytest.fixture(scope="module")
+def vcut(tiny):
+    return schedule_guidance(
+        patch_cross_attentions(tiny.model, CrossAttentionConfig()), GuidanceConfig()
+    )
+
+
+def _report(model, steps: int = 25) -> str:
+    return CostReport.execute(model, 64, 64, 4, steps).result[0]
+
+
+def _expected_counts(report: str) -> str:
+    (line,) = (line for line in report.splitlines() if "should say: " in line)
+    return line.partition("should say: ")[2]
+
+
+def _counts(line: str) -> str:
+    """Return a summary line without its name and its seconds."""
+    return line.removeprefix("VCUT: ").rpartition("; ")[0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "cut_step", "temporal", "options"),
+    [
+        (25, 17, "cached", {}),
+        (6, 4, "remove", {"after_cut": "none"}),
+        (5, 1, "cached", {}),
+        (5, 9, "cached", {"after_cut": "positive"}),
+        (6, 5, "cached", {"start_step": 3}),
+        (6, 5, "cached", {"cut_sigma": 20.0}),
+    ],
+)
+def test_run_counts_what_the_report_said(
+    tiny, with_vcut, traced, summaries, monkeypatch, steps, cut_step, temporal, options
+):
+    cached_bytes = []
+    report_run = SamplingRun.report
+
+    def note(run):
+        cached_bytes.append(run.cache.nbytes())
+        report_run(run)
+
+    monkeypatch.setattr(SamplingRun, "report", note)
+    length = 25 if steps == 25 else steps
+    model = with_vcut(tiny.model, cut_step, length, temporal=temporal, **options)
+    report = _report(model, steps)
+    clone, trace = traced(model)
+    tiny.sample(clone, steps=steps)
+    assert _counts(summaries()[-1]) == _expected_counts(report)
+    evaluations = sum(len(call) for call in trace)  # by hooks on the UNet, apart from VCUT
+    assert f"{evaluations} of {2 * steps} UNet evaluations" in report
+    assert f"cached values in the run: {cached_bytes[-1]:,} bytes" in report
+
+
+def test_summary_differs_from_the_report_when_the_cut_is_ignored(
+    tiny, vcut, summaries, monkeypatch
+):
+    monkeypatch.setattr(GuidancePlan, "is_guided", lambda plan, sigma: True)
+    report = _report(vcut)
+    tiny.sample(vcut, steps=25)
+    assert "UNet evaluations: 41 instead of 50" in report
+    assert "50 of 50 UNet evaluations" in summaries()[-1]
+    assert _counts(summaries()[-1]) != _expected_counts(report)
+
+
+def test_summary_differs_from_the_report_when_values_are_computed_in_each_step(
+    tiny, vcut, summaries, monkeypatch
+):
+    get = ValueCache.get
+    monkeypatch.setattr(ValueCache, "get", lambda cache, key, evaluate: get(cache, None, evaluate))
+    report = _report(vcut)
+    tiny.sample(vcut, steps=25)
+    assert "64 affine maps evaluated, 736 reused" in report
+    assert "800 affine maps evaluated, 0 reused" in summaries()[-1]  # 25 steps of 32 layers
+    assert _counts(summaries()[-1]) != _expected_counts(report)
