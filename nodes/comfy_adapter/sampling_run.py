@@ -10,13 +10,13 @@ import comfy.patcher_extension
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
-from server import PromptServer
 
 from ...vcut_core.cross_attention import CrossAttentionConfig, ValueCache
 from ...vcut_core.guidance import GuidanceConfig
 from ...vcut_core.run_summary import RunSummary
 from .block_forward import constant_blocks, with_short_time_context
 from .call_info import KEY, CallInfo
+from .node_feedback import show_on_node
 from .sliced_layers import RunSlicing, sliced_layers, with_slicing
 from .slicing import plan_slicing, told_to_host
 
@@ -197,15 +197,8 @@ class SamplingRun:
         return {**model_options, "transformer_options": transformer_options}
 
     def _show(self, text: str) -> None:
-        """Show ``text`` on this run's nodes, where the host has a server that can."""
-        server = getattr(PromptServer, "instance", None)
-        if server is None or not hasattr(server, "send_progress_text"):
-            return
-        try:
-            for node_id in self.node_ids:
-                server.send_progress_text(text, node_id, server.client_id)
-        except Exception:  # a line that cannot be shown must not cost the user the clip
-            logger.debug("VCUT: could not show the line on the node", exc_info=True)
+        for node_id in self.node_ids:
+            show_on_node(text, node_id)
 
 
 def _describe(conds) -> str:
