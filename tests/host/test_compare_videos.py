@@ -1,5 +1,7 @@
 """VCUT Compare Videos as ComfyUI runs it: its four outputs, its text on the node, its limits."""
 
+import weakref
+
 import comfy.model_management
 import comfy.utils
 import pytest
@@ -89,32 +91,37 @@ def test_any_label_is_drawn(labels):
     assert side_by_side.shape[2] == 520 and 256 <= side_by_side.shape[1] < 360
 
 
-class _ClipSizedStorages(TorchDispatchMode):
-    """Remembers every storage that is at least ``size`` bytes."""
+class _LargeTensors(TorchDispatchMode):
+    """Keeps every storage of ``clip`` bytes, counts tensors of ``frame`` bytes alive at once."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, clip: int, frame: int) -> None:
         super().__init__()
-        self.size, self.kept = size, []
+        self.clip, self.frame = clip, frame
+        self.storages = {}  # by address; kept alive, so that no address is used twice
+        self.alive, self.most_alive = [], 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         output = func(*args, **(kwargs or {}))
         for tensor in output if isinstance(output, (tuple, list)) else [output]:
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and tensor.nbytes >= self.frame:
+                self.alive = [ref for ref in self.alive if ref() is not None]
+                self.alive.append(weakref.ref(tensor))
+                self.most_alive = max(self.most_alive, len(self.alive))
                 storage = tensor.untyped_storage()
-                known = {kept.data_ptr() for kept in self.kept}
-                if storage.nbytes() >= self.size and storage.data_ptr() not in known:
-                    self.kept.append(storage)  # kept alive, so that no address is used twice
+                if storage.nbytes() >= self.clip:
+                    self.storages[storage.data_ptr()] = storage
         return output
 
 
-def test_nothing_as_large_as_a_clip_is_made_but_the_two_clips_that_come_out():
-    # A clip of 40 frames of 256x256 is 31.5 MB; the plot, the largest of the rest, 7.2 MB.
-    a, b = torch.rand(40, 256, 256, 3), torch.rand(40, 256, 256, 4)
-    with _ClipSizedStorages(20_000_000) as storages:
+def test_frames_are_made_one_at_a_time_and_only_what_comes_out_is_as_large_as_a_clip():
+    # A frame of 256x256 is 0.79 MB, a clip of 24 is 18.9 MB; the largest of the rest, the plot,
+    # 7.2 MB. Two frames kept of each of 24 pairs would be 48.
+    a, b = torch.rand(24, 256, 256, 3), torch.rand(24, 256, 256, 4)
+    with _LargeTensors(clip=15_000_000, frame=256 * 256 * 3 * 4) as seen:
         side_by_side, difference, _, _ = _compare(a, b)
-    own = {clip.untyped_storage().data_ptr() for clip in (a, b)}
-    made = {storage.data_ptr() for storage in storages.kept} - own
+    made = seen.storages.keys() - {clip.untyped_storage().data_ptr() for clip in (a, b)}
     assert made == {t.untyped_storage().data_ptr() for t in (side_by_side, difference)}
+    assert 2 <= seen.most_alive < 24
 
 
 def test_progress_moves_once_a_frame(monkeypatch):
