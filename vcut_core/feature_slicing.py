@@ -76,9 +76,10 @@ def map_slices(function: Callable[[int, int], Tensor], length: int, slices: int)
 
 
 class GroupStatistics:
-    """Mean and variance of each sample's channel groups, gathered over slices in float32.
+    """Mean and variance of each sample's channel groups, gathered over slices.
 
-    Slices are merged by their own means and squared deviations, which cancels nothing.
+    In float32, or what x has beyond it. Slices are merged by their own means and squared
+    deviations, which cancels nothing.
     Source: Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise algorithm".
     """
 
@@ -90,7 +91,7 @@ class GroupStatistics:
 
     def add(self, x: Tensor) -> None:
         """Take in a slice x (B, C, ...)."""
-        grouped = x.unflatten(1, (self.groups, -1)).float()
+        grouped = x.unflatten(1, (self.groups, -1)).to(_precise(x))
         dims = tuple(range(2, grouped.ndim))
         count = grouped.shape[2:].numel()
         variance, mean = torch.var_mean(grouped, dim=dims, correction=0)
@@ -104,11 +105,11 @@ class GroupStatistics:
         self._count = total
 
     def affine(self, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """Return (scale, shift), each (B, C) in float32: a group norm is ``x * scale + shift``."""
+        """Return (scale, shift), each (B, C): a group norm is ``x * scale + shift``."""
         per_group = weight.shape[0] // self.groups
         deviation = torch.rsqrt(self._squares / self._count + eps)
-        scale = deviation.repeat_interleave(per_group, dim=1) * weight.float()
-        return scale, bias.float() - self._mean.repeat_interleave(per_group, dim=1) * scale
+        scale = deviation.repeat_interleave(per_group, dim=1) * weight.to(deviation.dtype)
+        return scale, bias.to(scale.dtype) - self._mean.repeat_interleave(per_group, dim=1) * scale
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class NormThenConv:
     def apply(self, x: Tensor, affine: tuple[Tensor, Tensor]) -> Tensor:
         """Return the three of a slice x (B, C, T, H', W), normalised by ``affine``."""
         scale, shift = (value[:, :, None, None, None] for value in affine)
-        normalised = (x * scale).add_(shift)  # in float32
+        normalised = (x * scale).add_(shift)  # in their dtype
         return self.conv(nn.functional.silu(normalised, inplace=True).to(x.dtype))
 
     def affine(self, statistics: GroupStatistics) -> tuple[Tensor, Tensor]:
@@ -171,6 +172,10 @@ def temporal_residual_in_place(
         rows.copy_(mix(rows, piece))
         del piece
     return x
+
+
+def _precise(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _rows(x: Tensor, start: int, stop: int) -> Tensor:

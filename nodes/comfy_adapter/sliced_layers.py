@@ -178,6 +178,10 @@ def _video_residual(
     """Return the block's output for x (B, C, H, W): over frames, then over rows of pixels."""
     parts = slicing.take_parts(x)
     slices = slicing.slices_for(sum(part.numel() for part in parts))
+    if slices == 1 or torch.is_grad_enabled():  # below, a gradient's input would be written over
+        x = _join(parts, 0, None)
+        parts.clear()
+        return type(block).forward(block, x, emb, num_video_frames, image_only_indicator)
     output = map_slices(
         lambda start, stop: ResBlock.forward(block, _join(parts, start, stop), emb[start:stop]),
         parts[0].shape[0],
@@ -200,7 +204,7 @@ def _video_residual(
     return output
 
 
-def _join(parts: list[Tensor], start: int, stop: int) -> Tensor:
+def _join(parts: list[Tensor], start: int, stop: int | None) -> Tensor:
     """Return a slice of the frames of parts, their channels joined."""
     pieces = [part[start:stop] for part in parts]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)

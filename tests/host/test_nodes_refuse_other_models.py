@@ -6,6 +6,7 @@ import comfy.supported_models
 import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from vcut.nodes.feature_slicer import FeatureSlicer
 from vcut.nodes.guidance_scheduler import GuidanceScheduler
 from vcut.nodes.patch_svd_model import PatchSVDModel
 
@@ -25,6 +26,7 @@ SD15_UNET = {
     "adm_in_channels": None,
 }
 NODES = [
+    (FeatureSlicer, "VCUT Feature Slicer", {"slices": 0, "scope": "blocks"}),
     (PatchSVDModel, "VCUT Patch SVD Model", {"temporal": "cached", "spatial": "cached"}),
     (
         GuidanceScheduler,

@@ -1,0 +1,190 @@
+"""What slices save, counted on the full-size SVD without its weights, and what the host is told."""
+
+import sys
+from pathlib import Path
+
+import comfy.model_management as management
+import comfy.sampler_helpers
+import pytest
+import torch
+from vcut.nodes.comfy_adapter import patch_cross_attentions, slice_features
+from vcut.nodes.comfy_adapter.slicing import MemoryEstimate
+from vcut.vcut_core.cross_attention import CrossAttentionConfig
+from vcut.vcut_core.feature_slicing import SlicingConfig
+
+sys.path += [str(Path(__file__).resolve().parents[1] / "bench")]
+
+from meta_unet import measure_call, meta_svd  # noqa: E402
+
+GB = 1e9
+FULL = [50, 4, 72, 128]  # SVD-XT at 1024x576, 25 frames, cond and uncond
+
+
+@pytest.fixture(scope="module")
+def full_size():
+    return meta_svd()
+
+
+def _sliced(model, scope, slices):
+    return slice_features(model, SlicingConfig(slices, scope))
+
+
+# --- the peak -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scope", "limit"), [("feed_forward", 4.5 * GB), ("blocks", 3.4 * GB), ("everything", 2.3 * GB)]
+)
+def test_eight_slices_stay_below_their_limit_at_full_size(full_size, scope, limit):
+    model = _sliced(full_size, scope, 8)
+    peak = measure_call(model).peak_bytes
+    assert peak < limit
+    assert 1.1 * peak < model.memory_required(FULL) < 1.4 * peak
+
+
+def test_unsliced_peak_is_that_of_the_temporal_feed_forward(full_size):
+    # In units of 50 x 320 x 72 x 128 halves: 16 in the feed-forward, 6 activations around it, 2
+    # skips and a joint of 3; the rest is the embedding for each pixel and what is small.
+    memory = measure_call(full_size)
+    unit = 50 * 320 * 72 * 128 * 2
+    assert 27 * unit < memory.peak_bytes < 27.2 * unit
+    assert memory.peak_place == "output_blocks.9.1.time_stack.0.ff.net.0"
+    assert memory.at_peak[0] == (8 * unit, "output_blocks.9.1.time_stack.0.ff.net.0.proj")
+    assert [size for size, _ in memory.at_peak[1:4]] == [4 * unit, 4 * unit, 3 * unit]
+
+
+@pytest.mark.parametrize("scope", ["feed_forward", "blocks", "everything"])
+@pytest.mark.parametrize(
+    ("size", "slices"),
+    [
+        ({"frames": 14, "height": 320, "width": 576}, 3),
+        ({"frames": 25, "height": 320, "width": 576, "conds": 1}, 8),
+        ({"frames": 2, "height": 296, "width": 408}, 1),
+        ({"frames": 3, "height": 1024, "width": 1024}, 64),
+    ],
+    ids=str,
+)
+def test_estimate_is_the_count_with_a_margin(full_size, scope, size, slices):
+    model = _sliced(full_size, scope, slices)
+    for patched in (model, patch_cross_attentions(model, CrossAttentionConfig())):
+        peak = measure_call(patched, **size).peak_bytes
+        rows = size["frames"] * size.get("conds", 2)
+        shape = [rows, 4, size["height"] // 8, size["width"] // 8]
+        estimate = MemoryEstimate(
+            patched, SlicingConfig(slices, scope), slices, num_frames=size["frames"]
+        )(shape)
+        assert 1.1 * peak < estimate < 1.4 * peak
+
+
+# --- what the host is told ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The (required, minimum) bytes of each time that the host makes room for a run."""
+    found = []
+    original = comfy.sampler_helpers.estimate_memory
+
+    def record(*args, **kwargs):
+        found.append(original(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr(comfy.sampler_helpers, "estimate_memory", record)
+    return found
+
+
+def test_host_makes_room_for_the_true_need_of_this_clone_alone(tiny, asked):
+    conditioning = tiny.conditioning(frames=2)
+    model = _sliced(tiny.model, "everything", 4)
+    options = {"steps": 1, "conditioning": conditioning}
+    tiny.sample(tiny.model, **options)
+    tiny.sample(model, **options)
+    tiny.sample(tiny.model, **options)
+    shape = conditioning[2]["samples"].shape
+    estimate = MemoryEstimate(model, SlicingConfig(4, "everything"), 4, num_frames=2)
+    assert asked[1] == (estimate([4, *shape[1:]]), estimate([2, *shape[1:]]))
+    assert asked[0] == asked[2]
+    assert asked[1][0] < asked[0][0]
+
+
+def test_clone_answers_for_itself_and_so_do_its_clones(tiny):
+    stock = tiny.model.memory_required([4, 4, 12, 12])
+    model = _sliced(tiny.model, "blocks", 4)
+    assert model.clone().memory_required([4, 4, 12, 12]) == model.memory_required([4, 4, 12, 12])
+    assert model.memory_required([4, 4, 12, 12]) < stock
+    assert tiny.model.memory_required([4, 4, 12, 12]) == stock
+    assert model.memory_required([4, 16, 2, 12, 12]) == tiny.model.memory_required(
+        [4, 16, 2, 12, 12]
+    )
+
+
+# --- automatic ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Return a function: bytes -> what the host reports as free from now on."""
+
+    def limit(size):
+        monkeypatch.setattr(
+            management,
+            "get_free_memory",
+            lambda _device=None, torch_free_too=False: (size, size) if torch_free_too else size,
+        )
+
+    return limit
+
+
+def _peak(model, scope, slices, rows=50):
+    estimate = MemoryEstimate(model, SlicingConfig(slices, scope), slices, num_frames=25)
+    return estimate.peak(rows, FULL[2:], slices)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 5, 8])
+def test_automatic_takes_the_fewest_slices_that_fit(full_size, free, slices):
+    # The host wants 1.5 times the estimate free, which is 1.25 times the peak.
+    model = _sliced(full_size, "everything", 0)
+    free(1.5 * 1.25 * _peak(model, "everything", slices) + 1)
+    estimate = MemoryEstimate(model, SlicingConfig(0, "everything"), num_frames=25)
+    assert estimate.choose(50, FULL[2:]) == slices
+
+
+def test_automatic_takes_conds_one_by_one_when_two_never_fit(full_size, free):
+    model = _sliced(full_size, "blocks", 0)
+    free(1.25 * _peak(model, "blocks", 3, rows=25) + 1)
+    estimate = MemoryEstimate(model, SlicingConfig(0, "blocks"), num_frames=25)
+    assert estimate.choose(50, FULL[2:]) == 3
+    free(1)
+    assert estimate.choose(50, FULL[2:]) == 64
+
+
+def test_choice_and_expected_peak_are_in_the_line(tiny, free, summaries):
+    model = _sliced(tiny.model, "everything", 0)
+    options = {"steps": 1, "conditioning": tiny.conditioning(frames=2)}
+    tiny.sample(model, **options)
+    assert "slicing everything: off (automatic)" in summaries()[-1]
+    estimate = MemoryEstimate(model, SlicingConfig(0, "everything"), num_frames=2)
+    free(1.5 * 1.25 * estimate.peak(4, (12, 12), 3) + 1)
+    tiny.sample(model, **options)
+    megabytes = estimate.peak(4, (12, 12), 3) / 1e6
+    assert (
+        f"slicing everything: 3 slices (automatic), {megabytes:,.0f} MB of activations expected"
+        in summaries()[-1]
+    )
+
+
+def test_patched_blocks_are_reckoned_whole(tiny, asked):
+    model = tiny.model.clone()
+    model.set_model_attn1_output_patch(lambda n, options: n)
+    options = {"steps": 1, "conditioning": tiny.conditioning(frames=2)}
+    tiny.sample(_sliced(model, "blocks", 4), **options)
+    tiny.sample(_sliced(model, "feed_forward", 4), **options)
+    tiny.sample(_sliced(tiny.model, "blocks", 4), **options)
+    assert asked[0] == asked[1]
+    assert asked[2][0] < asked[0][0]
+
+
+def test_fp32_counts_twice_as_much(full_size):
+    half = MemoryEstimate(full_size, SlicingConfig(8, "blocks"), 8, num_frames=25)
+    full = MemoryEstimate(meta_svd(torch.float32), SlicingConfig(8, "blocks"), 8, num_frames=25)
+    assert full(FULL) == 2 * half(FULL)
