@@ -152,16 +152,18 @@ def _with_interval(entry: dict, decimals: int) -> str:
     return f"{text} [{_number(entry['low'], decimals)}, {_number(entry['high'], decimals)}]"
 
 
-def leaves_out_zero(entry: dict) -> bool:
-    """Whether there is an interval and 0 is not in it."""
-    return entry["low"] is not None and (entry["low"] > 0 or entry["high"] < 0)
+def leaves_out_zero(entry: dict, decimals: int) -> bool:
+    """Whether there is an interval and 0 is not in it, as printed: less is rounding."""
+    if entry["low"] is None:
+        return False
+    return round(entry["low"], decimals) > 0 or round(entry["high"], decimals) < 0
 
 
 def _difference(entry: dict, decimals: int) -> str:
     text = f"{entry['mean']:+.{decimals}f}"
     if entry["low"] is not None:
         text += f" [{entry['low']:+.{decimals}f}, {entry['high']:+.{decimals}f}]"
-    return f"**{text}**" if leaves_out_zero(entry) else text
+    return f"**{text}**" if leaves_out_zero(entry, decimals) else text
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -198,7 +200,8 @@ def _panel(panel, measure: dict, variants: list[dict], summary: dict) -> None:
         entry = entry if is_distance else entry["difference"]
         if entry["low"] is not None:
             panel.plot([entry["low"], entry["high"]], [place, place], color="#2a6f97", zorder=1)
-        fill = "#2a6f97" if is_distance or leaves_out_zero(entry) else "white"
+        is_filled = is_distance or leaves_out_zero(entry, measure["decimals"])
+        fill = "#2a6f97" if is_filled else "white"
         panel.plot(entry["mean"], place, "o", color="#2a6f97", markerfacecolor=fill)
     if not is_distance:
         panel.axvline(0, color="0.6", linewidth=1, zorder=0)
