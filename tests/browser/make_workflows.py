@@ -19,6 +19,7 @@ from host_install import HostError, current_host, run_inside  # noqa: E402
 
 HUGGING_FACE = "https://huggingface.co/stabilityai/"
 COMFYUI_VERSION = "0.3.75"  # the host that the workflows are made on
+COLUMN = 310  # from one VCUT node to the next
 TALL = 250  # a VCUT node with room for the line that a run writes on it
 SCHEDULE = {
     "cut_step": 17, "steps": 25, "after_cut": "average", "cut_sigma": 0.0, "start_step": 1,
@@ -59,6 +60,7 @@ class Recipe:
     steps: int = 25
     temporal: str | None = "cached"
     is_pruned: bool = False  # loaded by VCUT Load SVD Checkpoint, which needs no patch node
+    is_sliced: bool = False  # run by VCUT Feature Slicer in the fewest slices that fit
     is_comparison: bool = False  # sampled twice, without and with VCUT
 
 
@@ -103,6 +105,17 @@ RECIPES = {
         "to **remove** in the loader to leave out 25 million weights more.",
         checkpoint=SVD_XT,
         is_pruned=True,
+    ),
+    "svd_xt_vcut_8gb": Recipe(
+        title="SVD-XT with VCUT on 8 GB",
+        shows="The graph of svd_xt_vcut_low_memory with VCUT Feature Slicer: intermediate "
+        "results exist for a slice of the frames or pixels only, so 25 frames of 1024x576 fit "
+        "beside the weights. Same picture. VAE Decode takes as many frames at a time as fit.",
+        look_at="The lines under the VCUT nodes: **slicing everything**, how many slices were "
+        "chosen and the peak that they should give. **slices** 0 chooses anew at every run.",
+        checkpoint=SVD_XT,
+        is_pruned=True,
+        is_sliced=True,
     ),
     "svd_vcut_20_steps": Recipe(
         title="SVD with VCUT, 20 steps",
@@ -159,6 +172,8 @@ def layout(recipe: Recipe) -> dict:
     guide, condition, sampler, video = (
         (1080, 760, 1350, 1660) if has_vcut else (450, 450, 770, 1080)
     )
+    if recipe.is_sliced:
+        guide, condition, sampler, video = (x + COLUMN for x in (guide, condition, sampler, video))
     nodes = [
         ["ImageOnlyCheckpointLoader", [0, 400], 390, 0, {"ckpt_name": recipe.checkpoint.file}],
         ["LoadImage", [0, 560], 390, 340, {"image": "example.png"}],
@@ -186,7 +201,14 @@ def layout(recipe: Recipe) -> dict:
     if not recipe.is_pruned:
         nodes.append(["VCUT_PatchSVDModel", [450, 40], 280, TALL, modes])
         links[0:1] = [[0, 0, 10, "model"], [10, 0, 9, "model"]]
-    groups = [["VCUT", [430, -50, 630, 360], "#3f789e"]]
+    width = 630
+    if recipe.is_sliced:  # between the loader and the scheduler
+        nodes[9][1] = [760 + COLUMN, 40]
+        values = {"slices": 0, "scope": "everything"}
+        nodes.append(["VCUT_FeatureSlicer", [760, 40], 280, TALL, values])
+        links[0:1] = [[0, 0, 10, "model"], [10, 0, 9, "model"]]
+        width += COLUMN
+    groups = [["VCUT", [430, -50, width, 360], "#3f789e"]]
     return {"nodes": nodes, "links": links, "groups": groups}
 
 

@@ -34,6 +34,11 @@ VCUT_VALUES = {
         "VCUT_LoadSVDCheckpoint": ["svd_xt.safetensors", "cached"],
         "VCUT_GuidanceScheduler": SCHEDULE,
     },
+    "svd_xt_vcut_8gb": {
+        "VCUT_LoadSVDCheckpoint": ["svd_xt.safetensors", "cached"],
+        "VCUT_FeatureSlicer": [0, "everything"],
+        "VCUT_GuidanceScheduler": SCHEDULE,
+    },
     "svd_vcut_20_steps": dict(zip(VCUT_NODES, (["cached", "cached"], SCHEDULE), strict=True)),
     "svd_compare": {
         **dict(zip(VCUT_NODES, (["cached", "cached"], SCHEDULE), strict=True)),

@@ -58,7 +58,6 @@ def _replaced_forwards(model) -> list[str]:
 def test_whole_run_is_exact(tiny, unpatched, difference, scope):
     output = tiny.sample(sliced(tiny.model, scope, 3), steps=25)
     assert difference(output, unpatched) < 1e-5
-    assert not torch.equal(output, unpatched) or scope == "feed_forward"
 
 
 @pytest.mark.parametrize("scope", SCOPES)
