@@ -1,1 +1,1 @@
-"""What ComfyUI sees: one file per node, and the adapter that they share."""
+"""What ComfyUI sees: one file per node, the adapter that they share, what they draw with."""

@@ -3,10 +3,10 @@
 import torch
 from comfy_api.latest import io
 
-from .captions import clean
 from .clip_comparison import AlignedClips, Clip, Scores
-from .clip_pictures import SideBySide, plot
 from .comfy_adapter import show_on_node, with_progress
+from .drawing.captions import clean
+from .drawing.clip_pictures import SideBySide, plot
 
 DISPLAY_NAME = "VCUT Compare Videos"
 

@@ -17,7 +17,8 @@ from ...vcut_core.run_summary import RunSummary
 from .block_forward import constant_blocks, with_short_time_context
 from .call_info import KEY, CallInfo
 from .node_feedback import show_on_node
-from .sliced_layers import RunSlicing, sliced_layers, with_slicing
+from .run_slicing import RunSlicing
+from .sliced_layers import sliced_layers, with_slicing
 from .slicing import plan_slicing, told_to_host
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from ...vcut_core.activation_memory import CallShape, LayerShape, UNetShape, pea
 from ...vcut_core.feature_slicing import AUTOMATIC, MAX_SLICES, SlicingConfig
 from .block_forward import is_patched
 from .call_info import KEY
-from .sliced_layers import RunSlicing
+from .run_slicing import RunSlicing
 
 # Kernels take memory of their own, and an allocator never packs tightly.
 MARGIN = 1.25

@@ -10,9 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CORE = sorted((ROOT / "vcut_core").glob("*.py"))
 NODES = sorted((ROOT / "nodes").glob("*.py"))
+DRAWING = sorted((ROOT / "nodes" / "drawing").glob("*.py"))
 ADAPTER = sorted((ROOT / "nodes" / "comfy_adapter").glob("*.py"))
 WORKFLOWS = sorted((ROOT / "workflows").rglob("*.py"))
-PACK = [ROOT / "__init__.py", *NODES, *ADAPTER, *CORE]
+PACK = [ROOT / "__init__.py", *NODES, *DRAWING, *ADAPTER, *CORE]
 SOURCES = [*PACK, *WORKFLOWS, *sorted((ROOT / "tests").rglob("*.py"))]
 
 
@@ -61,16 +62,19 @@ def test_core_imports_only_torch_einops_and_itself(path):
 def test_node_files_see_comfyui_only_through_its_api_and_the_adapter(path):
     allowed = {
         "host_floor.py": {"comfyui_version"},
-        "figures.py": {"matplotlib", "torch"},
-        "captions.py": {"matplotlib"},
         "clip_comparison.py": {"kornia", "torch"},
-        "clip_pictures.py": {"torch"},
         "compare_videos.py": {"torch"},
     }
     assert _foreign(path) <= {"comfy_api"} | allowed.get(path.name, set())
     for module in _imports(path):
         if module.startswith(".."):
             assert module.startswith("..vcut_core."), module
+
+
+@pytest.mark.parametrize("path", DRAWING, ids=_name)
+def test_drawing_knows_nothing_of_comfyui(path):
+    assert _foreign(path) <= {"matplotlib", "torch"}
+    assert not [module for module in _imports(path) if module.startswith("..")]
 
 
 def test_adapter_is_the_one_place_that_imports_comfy():
@@ -92,7 +96,7 @@ def test_product_never_imports_tests(path):
     assert not {part for module in _imports(path) for part in module.split(".")} & tests
 
 
-@pytest.mark.parametrize("path", [*NODES, *ADAPTER, *CORE], ids=_name)
+@pytest.mark.parametrize("path", [*NODES, *DRAWING, *ADAPTER, *CORE], ids=_name)
 def test_module_level_only_imports_and_defines(path):
     allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef)
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:

@@ -1,0 +1,1 @@
+"""Pictures that the nodes give: plots, captions, clips side by side. Knows nothing of ComfyUI."""
