@@ -3,6 +3,7 @@
 import comfy.model_management as management
 import pytest
 import torch
+from comfy.ldm.modules.diffusionmodules import openaimodel
 from comfy.ldm.modules.diffusionmodules.openaimodel import VideoResBlock
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
@@ -280,6 +281,36 @@ def test_hook_on_a_residual_block_sees_its_whole_input(small, sample, expected, 
     path = "output_blocks.1.0"
     rows = _rows_seen(small, path, lambda: sample(sliced(small), steps=1))
     assert rows == [2 * FRAMES]
+
+
+def test_hook_on_a_cross_attention_of_ours_sees_whole_batches(
+    small, sample, with_vcut, expected, difference
+):
+    model = sliced(with_vcut(small))
+    path = "diffusion_model.middle_block.1.transformer_blocks.0.attn2"
+    rows = []
+    handle = model.get_model_object(path).register_forward_pre_hook(
+        lambda _module, inputs: rows.append(len(inputs[0]))
+    )
+    output = sample(model)
+    handle.remove()
+    assert rows == [2 * FRAMES] * STEPS
+    assert difference(output, expected) < EXACT
+
+
+def test_skips_stay_with_the_host_when_another_pack_walks_through_the_blocks(
+    small, sample, expected, difference, monkeypatch
+):
+    original, channels = openaimodel.forward_timestep_embed, []
+
+    def walk(layers, x, *args, **kwargs):
+        channels.append(x.shape[1])
+        return original(layers, x, *args, **kwargs)
+
+    monkeypatch.setattr(openaimodel, "forward_timestep_embed", walk)
+    assert difference(sample(sliced(small)), expected) < EXACT
+    # Two ways in, the middle, two ways out with a skip joined to each.
+    assert channels == [8, 32, 32, 64, 64] * STEPS
 
 
 def test_lora_on_sliced_layers_is_exact(small, sample, difference):
