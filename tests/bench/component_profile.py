@@ -152,6 +152,8 @@ def _summary(recorded: profile, parts: dict[str, str], is_cuda: bool) -> dict:
     for name, part_of in parts.items():
         if name in totals and part_of in own:
             own[part_of]["ms"] -= totals[name][0]
+    around = set(parts.values())
+    own = {f"{name}, the rest" if name in around else name: row for name, row in own.items()}
     operators = [
         {
             "name": event.key,

@@ -10,8 +10,8 @@ def profile_text(results: dict) -> str:
         f"`{results['command']}`",
         "",
         f"{results['date']}; {results['device']['name']}. Cond and uncond in one call, in "
-        "milliseconds under torch.profiler, which itself takes a little; each component without "
-        "the components inside it.",
+        "milliseconds under torch.profiler, which itself takes a little. The rest of a component "
+        "is what it does beside the components inside it.",
         "",
     ]
     for kind in ("components", "operators"):

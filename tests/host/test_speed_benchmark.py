@@ -136,6 +136,17 @@ def test_baseline_is_always_measured_and_unknown_names_are_refused():
         choose(["cut_18"], VARIANTS)
 
 
+def test_names_say_the_cut_that_is_measured():
+    # At 5 steps c = 20 and c = 21 fall on the same step: their counts could not tell.
+    named = 0
+    for variant in VARIANTS:
+        for node_id, inputs in variant.nodes:
+            if node_id == "VCUT_GuidanceScheduler":
+                assert f"c = {inputs['cut_step']}" in variant.name and inputs["steps"] == 25
+                named += 1
+    assert named >= 8
+
+
 def test_each_round_begins_with_another_variant():
     order = list("abcdef")
     assert ["".join(rotated(order, index, 3)) for index in range(3)] == [
