@@ -190,7 +190,7 @@ def write_plot(results: dict, file: Path) -> None:
         )
     axes.set_yscale("log")
     axes.set_ylim(bottom=SMALLEST_DIFFERENCE / 2)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.06 * axes.get_xlim()[1])
     axes.set_xlabel("seconds of sampling, median")
     axes.set_ylabel("difference of the latent from the baseline's\n(lowest line: none)")
     axes.set_title(_title(results), size=10)
