@@ -13,3 +13,4 @@ pack = types.ModuleType("vcut")
 pack.__path__ = [str(ROOT)]
 sys.modules["vcut"] = pack
 sys.path.insert(0, str(ROOT / "workflows"))
+sys.path.append(str(ROOT / "tests" / "bench"))  # last: it has a run.py too

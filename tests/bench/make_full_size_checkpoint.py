@@ -62,19 +62,11 @@ def unet_shapes() -> dict:
     import comfy.ops
     import torch
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-    from tiny_svd.architecture import UNET
+    from full_size_svd import UNET
 
-    sizes = {
-        "model_channels": 320,
-        "channel_mult": [1, 2, 4, 4],
-        "num_res_blocks": [2] * 4,
-        "transformer_depth": [1] * 6 + [0] * 2,
-        "transformer_depth_output": [1] * 9 + [0] * 3,
-        "context_dim": 1024,
-        "num_head_channels": 64,
-    }
+    config = {**UNET, "num_head_channels": 64}
     operations = comfy.ops.disable_weight_init
-    unet = UNetModel(**(UNET | sizes), operations=operations, device=torch.device("meta"))
+    unet = UNetModel(**config, operations=operations, device=torch.device("meta"))
     return {UNET_PREFIX + name: weight.shape for name, weight in unet.state_dict().items()}
 
 

@@ -24,6 +24,7 @@ import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfy_extras.nodes_video_model import SVD_img2vid_Conditioning  # noqa: E402
+from full_size_svd import UNET  # noqa: E402
 from tiny_svd.demo_nodes import watch_evaluations  # noqa: E402
 from tiny_svd.loader import load_tiny_svd  # noqa: E402
 
@@ -184,38 +185,12 @@ def difference():
     return lambda a, b: ((a - b).norm() / b.norm()).item()
 
 
-# Of SVD and SVD-XT, from Stability AI's svd.yaml; heads come from ComfyUI's own config.
-FULL_SIZE_UNET = {
-    "image_size": 32,
-    "in_channels": 8,
-    "out_channels": 4,
-    "model_channels": 320,
-    "channel_mult": [1, 2, 4, 4],
-    "num_res_blocks": [2, 2, 2, 2],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "transformer_depth_middle": 1,
-    "context_dim": 1024,
-    "adm_in_channels": 768,
-    "num_classes": "sequential",
-    "use_linear_in_transformer": True,
-    "use_spatial_transformer": True,
-    "use_temporal_attention": True,
-    "use_temporal_resblock": True,
-    "extra_ff_mix_layer": True,
-    "use_spatial_context": True,
-    "merge_strategy": "learned_with_images",
-    "merge_factor": 0.0,
-    "video_kernel_size": [3, 1, 1],
-}
-
-
 @pytest.fixture(scope="session")
 def make_full_size():
     """Return a function: SVD at full size on the meta device, shapes that take no memory."""
 
     def make():
-        config = comfy.supported_models.SVD_img2vid(FULL_SIZE_UNET)
+        config = comfy.supported_models.SVD_img2vid(UNET)
         config.set_inference_dtype(torch.float16, None)
         model = comfy.model_base.SVD_img2vid(config, device="meta")
         return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
@@ -304,7 +279,7 @@ def with_vcut():
 
 # Of one level, with four video transformers: quick to build, copy and compile.
 SMALL_UNET = {
-    **FULL_SIZE_UNET,
+    **UNET,
     "model_channels": 32,
     "channel_mult": [1],
     "num_res_blocks": [1],

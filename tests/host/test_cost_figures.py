@@ -1,8 +1,6 @@
 """The cost model on SVD's real UNet at full size: every known figure, and torch's own count."""
 
-import sys
-from pathlib import Path
-
+import cost_tables
 import pytest
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
@@ -10,10 +8,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from vcut.nodes.comfy_adapter.costing import build_on_meta, measure_on_meta
 from vcut.vcut_core.guidance import GuidanceConfig
 from vcut.vcut_core.run_cost import CostSettings, RunCost
-
-sys.path += [str(Path(__file__).resolve().parents[1] / "bench")]
-
-import cost_tables  # noqa: E402
 
 SVD, SVD_XT = 14, 25  # frames
 

@@ -1,20 +1,14 @@
 """What slices save, counted on the full-size SVD without its weights, and what the host is told."""
 
-import sys
-from pathlib import Path
-
 import comfy.model_management as management
 import comfy.sampler_helpers
 import pytest
 import torch
+from meta_unet import measure_call, meta_svd
 from vcut.nodes.comfy_adapter import patch_cross_attentions, slice_features
 from vcut.nodes.comfy_adapter.slicing import MemoryEstimate
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.feature_slicing import SlicingConfig
-
-sys.path += [str(Path(__file__).resolve().parents[1] / "bench")]
-
-from meta_unet import measure_call, meta_svd  # noqa: E402
 
 GB = 1e9
 FULL = [50, 4, 72, 128]  # SVD-XT at 1024x576, 25 frames, cond and uncond
