@@ -1,16 +1,12 @@
-"""Makes the pack importable as ``vcut``, the name under which every test reads it.
-
-The pack's root must not be on sys.path: its folder ``nodes`` would hide ComfyUI's ``nodes.py``.
-"""
+"""Makes the pack importable as ``vcut``, the name under which every test reads it."""
 
 import sys
-import types
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parent
+sys.path.insert(0, str(TESTS.parent / "workflows"))
+sys.path.append(str(TESTS / "bench"))  # last: it has a run.py too
 
-pack = types.ModuleType("vcut")
-pack.__path__ = [str(ROOT)]
-sys.modules["vcut"] = pack
-sys.path.insert(0, str(ROOT / "workflows"))
-sys.path.append(str(ROOT / "tests" / "bench"))  # last: it has a run.py too
+from host_launcher import make_pack_importable  # noqa: E402
+
+make_pack_importable()

@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -49,6 +50,16 @@ def make_comfyui_importable(comfyui: Path) -> None:
     args.cpu = not has_accelerator()
     # Before ComfyUI's nodes.py puts a second ``utils`` on the path, in front of this one.
     import utils.extra_config  # noqa: F401
+
+
+def make_pack_importable() -> None:
+    """Let this process import the pack as ``vcut``, after ComfyUI's own ``nodes``.
+
+    The pack's root must not be on sys.path: its folder ``nodes`` would hide ComfyUI's nodes.py.
+    """
+    pack = types.ModuleType("vcut")
+    pack.__path__ = [str(FOLDER.parent)]
+    sys.modules["vcut"] = pack
 
 
 def _end_with_stdin() -> None:

@@ -6,7 +6,6 @@ Counted on ComfyUI's own UNet at full size on the meta device: no weights, no GP
 """
 
 import sys
-import types
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ ROOT = BENCH.parents[1]
 sys.path.insert(0, str(ROOT / "workflows"))
 
 from host_install import current_host, run_inside  # noqa: E402
-from host_launcher import make_comfyui_importable  # noqa: E402
+from host_launcher import make_comfyui_importable, make_pack_importable  # noqa: E402
 
 MODELS = {"SVD": 14, "SVD-XT": 25}  # frames
 STEPS = 25
@@ -48,9 +47,7 @@ def main() -> int:
     make_comfyui_importable(current_host().comfyui)
     import nodes  # noqa: F401  ComfyUI's, before the pack's folder of that name
 
-    pack = types.ModuleType("vcut")
-    pack.__path__ = [str(ROOT)]
-    sys.modules["vcut"] = pack
+    make_pack_importable()
     sys.path.insert(0, str(BENCH))
     for line in tables():
         print(line)

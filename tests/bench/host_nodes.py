@@ -6,13 +6,11 @@ Must not know what is measured. ComfyUI is made importable by ``start_comfyui`` 
 import asyncio
 import inspect
 import json
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
 from host_install import current_host
-from host_launcher import make_comfyui_importable
+from host_launcher import make_comfyui_importable, make_pack_importable
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = (  # of ComfyUI; an older host lacks some
@@ -35,9 +33,7 @@ def start_comfyui(device: str) -> None:
     args.cpu = args.cpu or device == "cpu"  # before comfy.model_management looks for a GPU
     import nodes  # noqa: F401  ComfyUI's, before the pack's folder of that name
 
-    pack = types.ModuleType("vcut")
-    pack.__path__ = [str(ROOT)]
-    sys.modules["vcut"] = pack
+    make_pack_importable()
 
 
 class HostNodes:

@@ -16,7 +16,7 @@ ROOT = BENCH.parents[1]
 sys.path.insert(0, str(ROOT / "workflows"))
 
 from host_install import current_host, run_inside  # noqa: E402
-from host_launcher import make_comfyui_importable  # noqa: E402
+from host_launcher import make_comfyui_importable, make_pack_importable  # noqa: E402
 
 LOADERS = ("stock", "cached", "remove")
 
@@ -45,7 +45,6 @@ def main() -> int:
 
 def measure(checkpoint: str, loader: str) -> str:
     """Load ``checkpoint`` and return one row of the table."""
-    import types
 
     import psutil
 
@@ -57,9 +56,7 @@ def measure(checkpoint: str, loader: str) -> str:
 
     for models in host.models:
         folder_paths.add_model_folder_path("checkpoints", str(models / "checkpoints"))
-    pack = types.ModuleType("vcut")
-    pack.__path__ = [str(ROOT)]
-    sys.modules["vcut"] = pack
+    make_pack_importable()
     # Before either loader, as a running ComfyUI has it: its modules take memory too.
     from vcut.nodes.comfy_adapter import load_pruned
     from vcut.vcut_core.cross_attention import CrossAttentionConfig

@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-import types
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -169,14 +168,12 @@ def read_clip(file: Path):
 def _sampler(run: Run) -> "Sampler":
     """Load everything at a worker's first clip, so that an error reaches the parent."""
     from host_install import current_host
-    from host_launcher import make_comfyui_importable
+    from host_launcher import make_comfyui_importable, make_pack_importable
 
     make_comfyui_importable(current_host().comfyui)
     import nodes  # noqa: F401  ComfyUI's, before the pack's folder of that name
 
-    pack = types.ModuleType("vcut")
-    pack.__path__ = [str(ROOT)]
-    sys.modules["vcut"] = pack
+    make_pack_importable()
     logging.getLogger().setLevel(logging.ERROR)
     return Sampler(run)
 
