@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import graph
+from command_line import positive
 from host_install import PACK, WORKFLOWS, HostError, current_host, run_inside
 
 EXAMPLE_IMAGE = WORKFLOWS / "tiny_svd" / "example_input.png"
@@ -66,22 +67,15 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--image", type=Path, default=EXAMPLE_IMAGE, help="the picture")
     parser.add_argument("--checkpoint", help="an SVD checkpoint of ComfyUI; default: the tiny SVD")
     parser.add_argument("--workflow", type=Path, default=DEFAULT_WORKFLOW, help="with VCUT in it")
-    parser.add_argument("--frames", type=_positive, help="frames of the clip")
-    parser.add_argument("--steps", type=_positive, help="steps of the sampler")
-    parser.add_argument("--cut-step", type=_positive, help="first step without guidance, from 1")
-    parser.add_argument("--width", type=_positive, help="pixels, a multiple of 8")
-    parser.add_argument("--height", type=_positive, help="pixels, a multiple of 8")
+    parser.add_argument("--frames", type=positive, help="frames of the clip")
+    parser.add_argument("--steps", type=positive, help="steps of the sampler")
+    parser.add_argument("--cut-step", type=positive, help="first step without guidance, from 1")
+    parser.add_argument("--width", type=positive, help="pixels, a multiple of 8")
+    parser.add_argument("--height", type=positive, help="pixels, a multiple of 8")
     parser.add_argument("--seed", type=int, default=0, help="the same for both clips; default 0")
     parser.add_argument("--output", type=Path, default=PACK / "output", help="folder for the clips")
     parser.add_argument("--comfyui", type=Path, help="use this ComfyUI and its Python")
     return parser.parse_args()
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
-    return value
 
 
 def _check(arguments: argparse.Namespace) -> None:

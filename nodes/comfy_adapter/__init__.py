@@ -1,8 +1,9 @@
 """Everything that touches ComfyUI's inside, and the only place that imports ``comfy.*``.
 
-A node clones the model and leaves two things on the clone: object patches for the layers, and its
-config beside one OUTER_SAMPLE wrapper (``model_patches``). The wrapper makes everything else when a
-run starts, in that run's own options, and drops it when the run ends (``sampling_run``). So there
+A node clones the model and leaves on the clone only its config, one OUTER_SAMPLE wrapper, object
+patches for the layers and, for the slicer, what the clone says that it needs (``model_patches``).
+The wrapper makes everything else when a run starts and takes it away when the run ends: its state
+in the run's own options (``sampling_run``), the blocks' own forwards (``block_forward``). So there
 is no state to reset. Decisions and arithmetic live in ``vcut_core``.
 """
 

@@ -17,6 +17,7 @@ BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parents[1]
 sys.path.insert(0, str(ROOT / "workflows"))
 
+from command_line import positive  # noqa: E402
 from host_install import HostError, run_inside  # noqa: E402
 from host_nodes import BenchError, HostNodes, start_comfyui  # noqa: E402
 from variants import Variant  # noqa: E402
@@ -28,12 +29,12 @@ SCOPES = ("feed_forward", "blocks", "everything")
 def arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--width", type=int, default=1024)
-    parser.add_argument("--height", type=int, default=576)
-    parser.add_argument("--frames", type=int, default=25)
+    parser.add_argument("--width", type=positive, default=1024)
+    parser.add_argument("--height", type=positive, default=576)
+    parser.add_argument("--frames", type=positive, default=25)
     parser.add_argument("--conds", type=int, choices=[1, 2], default=2, help="2: with guidance")
     parser.add_argument("--dtype", choices=["fp16", "fp32"], default="fp16")
-    parser.add_argument("--slices", type=int, nargs="+", default=[2, 4, 8, 16, 64])
+    parser.add_argument("--slices", type=positive, nargs="+", default=[2, 4, 8, 16, 64])
     parser.add_argument("--scopes", nargs="+", choices=SCOPES, default=list(SCOPES))
     parser.add_argument("--device", choices=["meta", "cuda"], default="meta")
     parser.add_argument("--output", type=Path, default=RESULTS)

@@ -17,6 +17,7 @@ BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parents[1]
 sys.path[:0] = [str(BENCH), str(ROOT / "workflows"), str(ROOT / "workflows" / "tiny_svd")]
 
+from command_line import positive  # noqa: E402
 from host_install import HostError, comfyui_version, current_host, run_inside  # noqa: E402
 from quality_variants import BASELINE, SCHEDULE_STEPS, VARIANTS  # noqa: E402
 
@@ -30,8 +31,8 @@ def arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [variant.name for variant in VARIANTS]
-    parser.add_argument("--frames", type=_positive, default=64, help="unseen first frames")
-    parser.add_argument("--seeds", type=_positive, default=2, help="for each of them")
+    parser.add_argument("--frames", type=positive, default=64, help="unseen first frames")
+    parser.add_argument("--seeds", type=positive, default=2, help="for each of them")
     parser.add_argument(
         "--variants",
         nargs="+",
@@ -41,18 +42,11 @@ def arguments() -> argparse.Namespace:
         help=f"of {', '.join(names)}; the baseline is always among them",
     )
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument("--jobs", type=_positive, default=os.cpu_count(), help="of one thread each")
-    parser.add_argument("--steps", type=_positive, default=SCHEDULE_STEPS, help="of the sampler")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="of one thread each")
+    parser.add_argument("--steps", type=positive, default=SCHEDULE_STEPS, help="of the sampler")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--work", type=Path, default=WORK, help="where finished clips are kept")
     return parser.parse_args()
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def main() -> int:

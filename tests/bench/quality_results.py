@@ -13,6 +13,7 @@ import numpy as np
 from clip_measures import MEASURES, to_uint8
 from clip_world import DIRECTION_NAMES
 from host_install import comfyui_version, current_host
+from machine import cpu_name
 from quality_report import write_sheet
 from quality_sampling import REFERENCES, Run, Task, read_clip, true_clip
 from quality_statistics import orders, summarise
@@ -85,9 +86,7 @@ def _device() -> str:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    source = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", source.read_text()) if source.exists() else None
-    return found.group(1) if found else platform.processor() or platform.machine()
+    return cpu_name()
 
 
 def write_json(path: Path, results: dict) -> dict:

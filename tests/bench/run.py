@@ -18,6 +18,7 @@ BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parents[1]
 sys.path.insert(0, str(ROOT / "workflows"))
 
+from command_line import positive  # noqa: E402
 from host_install import HostError, run_inside  # noqa: E402
 from host_nodes import BenchError, HostNodes, start_comfyui  # noqa: E402
 from speed_setup import (  # noqa: E402
@@ -43,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if there is one")
     parser.add_argument("--dtype", choices=list(BYTES), help="default fp16 on a GPU, else fp32")
     for name in ("width", "height", "frames", "steps", "rounds"):
-        parser.add_argument(f"--{name}", type=_positive, help="default: what suits the device")
+        parser.add_argument(f"--{name}", type=positive, help="default: what suits the device")
     names = ", ".join(variant.key for variant in VARIANTS)
     parser.add_argument("--variants", nargs="+", metavar="NAME", help=f"default all: {names}")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the JSON to write")
@@ -57,13 +58,6 @@ def arguments() -> argparse.Namespace:
     if options.extra_pack and not options.extra_node:
         parser.error("--extra-pack needs --extra-node, the node of that pack to measure")
     return options
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def main() -> int:

@@ -4,9 +4,9 @@ import platform
 import re
 from dataclasses import asdict, dataclass
 from datetime import date
-from pathlib import Path
 
 from host_nodes import ROOT, BenchError, HostNodes
+from machine import cpu_name
 from variants import Job
 
 BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
@@ -163,16 +163,7 @@ def _device(device: str) -> dict:
     import psutil
 
     memory, threads = psutil.virtual_memory().total, torch.get_num_threads()
-    return {"type": "cpu", "name": _cpu_name(), "memory_bytes": memory, "threads": threads}
-
-
-def _cpu_name() -> str:
-    listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        match = re.search(r"model name\s*: (.+)", listing.read_text())
-        if match:
-            return match[1].strip()
-    return platform.processor() or platform.machine()
+    return {"type": "cpu", "name": cpu_name(), "memory_bytes": memory, "threads": threads}
 
 
 def _versions(device: str) -> dict[str, str]:

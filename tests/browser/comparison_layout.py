@@ -6,7 +6,7 @@ LABELS = {"label_a": "without VCUT", "label_b": "with VCUT"}
 def comparison_layout(
     note: str, checkpoint: str, conditioning: dict, sampler: dict, modes: dict, schedule: dict
 ) -> dict:
-    """Return the graph in the form of make_workflows.layout, the baseline above, VCUT below it.
+    """Return the graph in the form of workflow_layout.layout, the baseline above, VCUT below it.
 
     The dicts hold widget values: of SVD_img2vid_Conditioning, of both KSamplers, of VCUT Patch SVD
     Model and of VCUT Guidance Scheduler.

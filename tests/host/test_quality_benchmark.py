@@ -9,12 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from quality_variants import BY_NAME, VARIANTS
 
-ROOT = Path(__file__).resolve().parents[2]
-BENCH = ROOT / "tests" / "bench"
-sys.path += [str(BENCH)]
-
-from quality_variants import BY_NAME, VARIANTS  # noqa: E402
+BENCH = Path(__file__).resolve().parents[1] / "bench"
 
 DEADLINE_S = 240
 COND, GUIDED = [0], [1, 0]  # what ComfyUI evaluates in a step: uncond first

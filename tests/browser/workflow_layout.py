@@ -1,0 +1,79 @@
+"""Where the nodes of each workflow stand and how they are linked."""
+
+from comparison_layout import comparison_layout
+from recipes import Recipe, note_text
+
+COLUMN = 310  # from one VCUT node to the next
+TALL = 250  # a VCUT node with room for the line that a run writes on it
+SCHEDULE = {
+    "cut_step": 17, "steps": 25, "after_cut": "average", "cut_sigma": 0.0, "start_step": 1,
+}  # fmt: skip
+
+
+def layout(recipe: Recipe) -> dict:
+    """Return the graph for the page: nodes in order of their ids, links, groups.
+
+    A node: [type, position, width, height or 0 for its own, widget values by name, title or none].
+    A link: [from index, output, to index, input].
+    """
+    modes = {"temporal": recipe.temporal, "spatial": "cached"}
+    if recipe.is_comparison:
+        widgets = (_conditioning(recipe), _sampler(recipe), modes, SCHEDULE)
+        return comparison_layout(note_text(recipe), recipe.checkpoint.file, *widgets)
+    has_vcut = recipe.temporal is not None
+    # Columns: what is loaded, VCUT (two nodes wide), guidance, sampler, video.
+    guide, condition, sampler, video = (
+        (1080, 760, 1350, 1660) if has_vcut else (450, 450, 770, 1080)
+    )
+    if recipe.is_sliced:
+        guide, condition, sampler, video = (x + COLUMN for x in (guide, condition, sampler, video))
+    nodes = [
+        ["ImageOnlyCheckpointLoader", [0, 400], 390, 0, {"ckpt_name": recipe.checkpoint.file}],
+        ["LoadImage", [0, 560], 390, 340, {"image": "example.png"}],
+        ["VideoLinearCFGGuidance", [guide, 40], 230, 0, {"min_cfg": 1.0}],
+        ["SVD_img2vid_Conditioning", [condition, 560], 280, 0, _conditioning(recipe)],
+        ["KSampler", [sampler, 40], 270, 0, _sampler(recipe)],
+        ["VAEDecode", [sampler, 400], 270, 0, {}],
+        ["CreateVideo", [video, 40], 270, 0, {"fps": 6}],
+        ["SaveVideo", [video, 180], 270, 290, {"filename_prefix": "video/svd"}],
+        ["MarkdownNote", [0, 40], 390, 250, {"": note_text(recipe)}, "About this workflow"],
+    ]
+    links = [
+        [0, 0, 2, "model"], [2, 0, 4, "model"],
+        [0, 1, 3, "clip_vision"], [1, 0, 3, "init_image"], [0, 2, 3, "vae"],
+        [3, 0, 4, "positive"], [3, 1, 4, "negative"], [3, 2, 4, "latent_image"],
+        [4, 0, 5, "samples"], [0, 2, 5, "vae"], [5, 0, 6, "images"], [6, 0, 7, "video"],
+    ]  # fmt: skip
+    if not has_vcut:
+        return {"nodes": nodes, "links": links, "groups": []}
+    if recipe.is_pruned:
+        values = {"ckpt_name": recipe.checkpoint.file, "temporal": recipe.temporal}
+        nodes[0] = ["VCUT_LoadSVDCheckpoint", [450, 40], 280, TALL, values]
+    nodes.append(["VCUT_GuidanceScheduler", [760, 40], 280, TALL, SCHEDULE])
+    links[0:1] = [[0, 0, 9, "model"], [9, 0, 2, "model"]]
+    if not recipe.is_pruned:
+        nodes.append(["VCUT_PatchSVDModel", [450, 40], 280, TALL, modes])
+        links[0:1] = [[0, 0, 10, "model"], [10, 0, 9, "model"]]
+    width = 630
+    if recipe.is_sliced:  # between the loader and the scheduler
+        nodes[9][1] = [760 + COLUMN, 40]
+        values = {"slices": 0, "scope": "everything"}
+        nodes.append(["VCUT_FeatureSlicer", [760, 40], 280, TALL, values])
+        links[0:1] = [[0, 0, 10, "model"], [10, 0, 9, "model"]]
+        width += COLUMN
+    groups = [["VCUT", [430, -50, width, 360], "#3f789e"]]
+    return {"nodes": nodes, "links": links, "groups": groups}
+
+
+def _conditioning(recipe: Recipe) -> dict:
+    return {
+        "width": 1024, "height": 576, "video_frames": recipe.checkpoint.frames,
+        "motion_bucket_id": 127, "fps": 6, "augmentation_level": 0,
+    }  # fmt: skip
+
+
+def _sampler(recipe: Recipe) -> dict:
+    return {
+        "seed": 0, "control_after_generate": "fixed", "steps": recipe.steps, "cfg": 2.5,
+        "sampler_name": "euler", "scheduler": "karras", "denoise": 1,
+    }  # fmt: skip
