@@ -7,11 +7,14 @@ Standard library only: workflows are checked before anything is installed.
 
 import copy
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 MUTED, BYPASSED = 2, 4
 VIRTUAL = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")
-WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # newer than 0.3.75
+WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC_COMBO)
 STOCK_LOADER = "ImageOnlyCheckpointLoader"
 PRUNED_LOADER = "VCUT_LoadSVDCheckpoint"
 MODEL_NODES = ("VCUT_PatchSVDModel", "VCUT_GuidanceScheduler")  # a MODEL goes in and comes out
@@ -102,22 +105,27 @@ def _widget_inputs(node: dict, info: dict) -> dict:
     values = node.get("widgets_values") or []
     if isinstance(values, dict):
         return dict(values)
-    remaining = iter(values)
     inputs = {}
+    with suppress(StopIteration):  # an older workflow has fewer values
+        _take_widget_values(inputs, iter(values), info["input"])
+    return inputs
+
+
+def _take_widget_values(inputs: dict, values: Iterator, specs: dict, prefix: str = "") -> None:
+    """Put the next ``values`` into ``inputs`` in the order of the node's widgets."""
     for kind in ("required", "optional"):
-        for name, spec in info["input"].get(kind, {}).items():
+        for name, spec in specs.get(kind, {}).items():
             options = spec[1] if len(spec) > 1 else {}
             is_widget = isinstance(spec[0], list) or spec[0] in WIDGET_TYPES
             if not is_widget or options.get("forceInput"):
                 continue
-            try:
-                inputs[name] = next(remaining)
-            except StopIteration:
-                return inputs
+            value = inputs[prefix + name] = next(values)
             # The frontend stores a second value behind a seed, and one behind an upload button.
             if options.get("control_after_generate") or options.get("image_upload"):
-                next(remaining, None)
-    return inputs
+                next(values, None)
+            if spec[0] == DYNAMIC_COMBO:  # what is chosen brings widgets of its own
+                chosen = {option["key"]: option["inputs"] for option in options["options"]}
+                _take_widget_values(inputs, values, chosen.get(value, {}), f"{prefix}{name}.")
 
 
 def _source(link_id: int | None, nodes: dict, links: dict) -> list | None:

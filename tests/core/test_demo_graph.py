@@ -56,6 +56,44 @@ def test_widgets_links_and_seed_control_find_their_inputs():
     }
 
 
+def _combo(**inputs_of_each_choice):
+    options = [{"key": key, "inputs": inputs} for key, inputs in inputs_of_each_choice.items()]
+    return ["COMFY_DYNAMICCOMBO_V3", {"options": options}]
+
+
+SAVER = {  # as SaveVideo of newer hosts: what is chosen brings widgets of its own
+    "input": {
+        "required": {
+            "prefix": ["STRING", {}],
+            "format": _combo(
+                auto={"required": {"codec": _combo(auto={})}},
+                mkv={"required": {"codec": _combo(av1={"optional": {"crf": ["FLOAT", {}]}})}},
+            ),
+        },
+        "optional": {"note": ["STRING", {}]},
+    },
+    "display_name": "Saver",
+}
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        (["clip", "auto", "auto"], {"format": "auto", "format.codec": "auto"}),
+        (
+            ["clip", "mkv", "av1", 30.0, "good"],
+            {"format": "mkv", "format.codec": "av1", "format.codec.crf": 30.0, "note": "good"},
+        ),
+        (["clip", "gone", "good"], {"format": "gone", "note": "good"}),
+        (["clip"], {}),
+    ],
+)
+def test_widgets_of_a_choice_are_named_after_it(values, expected):
+    workflow = {"nodes": [_node(1, "Saver", values)], "links": []}
+    prompt = graph.to_prompt(workflow, OBJECT_INFO | {"Saver": SAVER})
+    assert prompt["1"]["inputs"] == {"prefix": "clip", **expected}
+
+
 def test_bypassed_node_passes_its_model_on():
     prompt = graph.to_prompt(_workflow(graph.BYPASSED), OBJECT_INFO)
     assert prompt["3"]["inputs"]["model"] == ["1", 0]
