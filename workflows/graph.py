@@ -8,13 +8,19 @@ Standard library only: workflows are checked before anything is installed.
 import copy
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 MUTED, BYPASSED = 2, 4
 VIRTUAL = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # newer than 0.3.75
-WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC_COMBO)
+WIDGET_DEFAULTS = {
+    "INT": 0,
+    "FLOAT": 0,
+    "STRING": "",
+    "BOOLEAN": False,
+    "COMBO": None,
+    DYNAMIC_COMBO: None,
+}
 STOCK_LOADER = "ImageOnlyCheckpointLoader"
 PRUNED_LOADER = "VCUT_LoadSVDCheckpoint"
 MODEL_NODES = ("VCUT_PatchSVDModel", "VCUT_GuidanceScheduler")  # a MODEL goes in and comes out
@@ -106,26 +112,37 @@ def _widget_inputs(node: dict, info: dict) -> dict:
     if isinstance(values, dict):
         return dict(values)
     inputs = {}
-    with suppress(StopIteration):  # an older workflow has fewer values
-        _take_widget_values(inputs, iter(values), info["input"])
+    _take_widget_values(inputs, iter(values), info["input"])
     return inputs
 
 
 def _take_widget_values(inputs: dict, values: Iterator, specs: dict, prefix: str = "") -> None:
-    """Put the next ``values`` into ``inputs`` in the order of the node's widgets."""
+    """Put the next ``values`` into ``inputs`` in the order of the node's widgets.
+
+    A workflow of an older host may have fewer: the rest takes its defaults, as in the page.
+    """
     for kind in ("required", "optional"):
         for name, spec in specs.get(kind, {}).items():
             options = spec[1] if len(spec) > 1 else {}
-            is_widget = isinstance(spec[0], list) or spec[0] in WIDGET_TYPES
+            is_widget = isinstance(spec[0], list) or spec[0] in WIDGET_DEFAULTS
             if not is_widget or options.get("forceInput"):
                 continue
-            value = inputs[prefix + name] = next(values)
+            value = inputs[prefix + name] = next(values, _default(spec[0], options))
             # The frontend stores a second value behind a seed, and one behind an upload button.
             if options.get("control_after_generate") or options.get("image_upload"):
                 next(values, None)
             if spec[0] == DYNAMIC_COMBO:  # what is chosen brings widgets of its own
                 chosen = {option["key"]: option["inputs"] for option in options["options"]}
                 _take_widget_values(inputs, values, chosen.get(value, {}), f"{prefix}{name}.")
+
+
+def _default(kind: str | list, options: dict):
+    choices = kind if isinstance(kind, list) else options.get("options")
+    if "default" in options:
+        return options["default"]
+    if choices:
+        return choices[0]["key"] if kind == DYNAMIC_COMBO else choices[0]
+    return None if isinstance(kind, list) else WIDGET_DEFAULTS[kind]
 
 
 def _source(link_id: int | None, nodes: dict, links: dict) -> list | None:

@@ -18,6 +18,7 @@ EXTRAS = (  # of ComfyUI; an older host lacks some
     "nodes_custom_sampler.py",
     "nodes_align_your_steps.py",
     "nodes_easycache.py",
+    "nodes_context_windows.py",
 )
 
 
@@ -90,12 +91,16 @@ class HostNodes:
         """Return what a node that takes and gives a MODEL makes of ``model``."""
         return self.call(node_id, **{self._model_input(node_id): model}, **inputs)[0]
 
+    def inputs_of(self, node_id: str) -> dict[str, tuple]:
+        """Return the inputs of a node: name -> (type, options)."""
+        return _specifications(self._class(node_id))
+
     def convert(self, node_id: str, texts: list[str]) -> dict[str, Any]:
         """Return inputs given as ["name=value"], read as JSON where they can be.
 
         Raises BenchError for one that the node has not.
         """
-        known = _specifications(self._class(node_id))
+        known = self.inputs_of(node_id)
         inputs = {}
         for text in texts:
             name, _, value = text.partition("=")
@@ -127,7 +132,7 @@ class HostNodes:
         return defaults
 
     def _model_input(self, node_id: str) -> str:
-        for name, (kind, *_) in _specifications(self._class(node_id)).items():
+        for name, (kind, *_) in self.inputs_of(node_id).items():
             if kind == "MODEL":
                 return name
         raise BenchError(f"expected a node with a MODEL input, got {node_id}. Change --extra-node.")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from host import ComfyServer
 from host_install import Host
-from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import ConsoleMessage, Locator, Page, sync_playwright
 
 # What the page would otherwise lay over the canvas on a first visit, and a check of its own that
 # is off by default: every workflow that is loaded must pass the frontend's schema.
@@ -27,8 +27,8 @@ DEADLINE_MS = 20_000  # for anything the page does by itself, once it is loaded
 READY = """() => Boolean(window.app?.vueAppReady && window.app.extensionManager && window.app.graph
     && window.LiteGraph?.registered_node_types?.VCUT_PatchSVDModel)"""
 
-# What ComfyUI 0.3.75 logs on a new user's first visit, with --disable-all-custom-nodes too. A pair:
-# part of the message, part of the address of the file that it is about.
+# What ComfyUI 0.3.75 and 0.33.0 log on a new user's first visit, with --disable-all-custom-nodes
+# too. A pair: part of the message, part of the address of the file that it is about.
 HOST_ERRORS = (
     ("status of 404", "/user.css"),
     ("status of 404", "/favicon.ico"),
@@ -44,6 +44,8 @@ HOST_ERRORS = (
     ("Connecting to 'https://huggingface.co/", ""),
     ("Fetch API cannot load https://huggingface.co/", ""),
     ("Error fetching file size", ""),
+    # 0.33.0's settings ask for the graph before there is one.
+    ("ComfyApp graph accessed before initialization", ""),
     # A help page is asked for in the user's language before it is asked for as such.
     ("status of 404", "/en.md"),
 )
@@ -102,6 +104,13 @@ def placeholder_checkpoints(server: ComfyServer) -> Iterator[None]:
             file.unlink()
 
 
+def refresh_lists(page: Page) -> None:
+    """Let the page look again at which files there are, as pressing R does."""
+    page.evaluate("() => window.app.refreshComboInNodes()")
+    page.evaluate("() => window.app.extensionManager.toast.removeAll()")  # it says that it did
+    page.wait_for_function("() => !document.querySelector('.p-toast-message')")
+
+
 def load_workflow(page: Page, workflow: dict) -> None:
     """Load ``workflow`` as dropping its file does, in place of what is there."""
     page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
@@ -114,15 +123,16 @@ def prompt_of(page: Page) -> dict:
     return json.loads(page.evaluate(prompt))
 
 
-def complaints(page: Page) -> list[str]:
-    """Return the text of every dialog and toast that lies over the canvas."""
-    return page.locator(".p-dialog, .p-toast-message").all_inner_texts()
+def complaints(page: Page) -> Locator:
+    """Return every dialog, toast and, of newer pages, error that lies over the canvas."""
+    return page.locator("[role=dialog], .p-toast-message, [data-testid=error-overlay]")
 
 
-def close_dialog(page: Page) -> None:
-    """Close the dialog that ``complaints`` found."""
-    page.locator(".p-dialog-close-button, .p-dialog button:has(.pi-times):visible").first.click()
-    page.locator(".p-dialog").first.wait_for(state="detached")
+def open_again(page: Page) -> None:
+    """Load the page anew, which closes whatever lies over the canvas or beside it."""
+    page.reload()
+    page.wait_for_function(READY)
+    page.wait_for_load_state("networkidle")
 
 
 def show_node(page: Page, class_type: str) -> tuple[float, float]:

@@ -79,19 +79,47 @@ SAVER = {  # as SaveVideo of newer hosts: what is chosen brings widgets of its o
 @pytest.mark.parametrize(
     "values, expected",
     [
-        (["clip", "auto", "auto"], {"format": "auto", "format.codec": "auto"}),
+        (
+            ["clip", "auto", "auto"],
+            {"format": "auto", "format.codec": "auto", "note": ""},
+        ),
         (
             ["clip", "mkv", "av1", 30.0, "good"],
             {"format": "mkv", "format.codec": "av1", "format.codec.crf": 30.0, "note": "good"},
         ),
         (["clip", "gone", "good"], {"format": "gone", "note": "good"}),
-        (["clip"], {}),
+        (
+            ["clip"],
+            {
+                "format": "auto",
+                "format.codec": "auto",
+                "note": "",
+            },
+        ),
     ],
 )
 def test_widgets_of_a_choice_are_named_after_it(values, expected):
     workflow = {"nodes": [_node(1, "Saver", values)], "links": []}
     prompt = graph.to_prompt(workflow, OBJECT_INFO | {"Saver": SAVER})
     assert prompt["1"]["inputs"] == {"prefix": "clip", **expected}
+
+
+@pytest.mark.parametrize(
+    "spec, expected",
+    [
+        (["INT", {"default": 7}], 7),
+        (["INT", {}], 0),
+        (["BOOLEAN", {}], False),
+        (["STRING"], ""),
+        ([["b", "a"], {}], "b"),
+        (["COMBO", {"options": ["c", "d"], "default": "d"}], "d"),
+        (["COMBO", {"options": ["c", "d"]}], "c"),
+    ],
+)
+def test_widget_that_the_workflow_is_too_old_to_know_takes_its_default(spec, expected):
+    info = {"Old": {"input": {"required": {"new": spec}}, "display_name": "Old"}}
+    prompt = graph.to_prompt({"nodes": [_node(1, "Old", [])], "links": []}, info)
+    assert prompt["1"]["inputs"] == {"new": expected}
 
 
 def test_bypassed_node_passes_its_model_on():

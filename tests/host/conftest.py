@@ -25,6 +25,7 @@ import torch  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfy_extras.nodes_video_model import SVD_img2vid_Conditioning  # noqa: E402
 from full_size_svd import UNET  # noqa: E402
+from host_nodes import HostNodes  # noqa: E402
 from tiny_svd.demo_nodes import watch_evaluations  # noqa: E402
 from tiny_svd.loader import load_tiny_svd  # noqa: E402
 
@@ -102,6 +103,27 @@ class TinySVD:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+@pytest.fixture(scope="session")
+def nodes():
+    """ComfyUI's nodes and ours, called by id; inputs that a newer host added take its defaults."""
+    return HostNodes()
+
+
+@pytest.fixture(scope="session")
+def with_windows(nodes):
+    """Return a function: model -> clone sampled in windows of two frames that share one."""
+    # ComfyUI 0.33.0 puts a frame more into each window by default and does not tell SVD, whose
+    # temporal layers then mix conds, or fail where there is one cond.
+    known = nodes.inputs_of("ContextWindowsManual")
+    plain = {"causal_window_fix": False} if "causal_window_fix" in known else {}
+
+    def patch(model, **inputs):
+        inputs = {"context_length": 2, "context_overlap": 1, **plain, **inputs}
+        return nodes.patch("ContextWindowsManual", model, **inputs)
+
+    return patch
 
 
 @pytest.fixture(scope="session")

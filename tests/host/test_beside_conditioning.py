@@ -9,7 +9,6 @@ import comfy.controlnet
 import comfy.hooks
 import pytest
 import torch
-from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
 import nodes
 
@@ -230,7 +229,7 @@ def test_run_without_hooks_is_bit_equal_after_one_with(tiny, biased, with_vcut, 
     ("schedule", "fuse_method"), [("standard_static", "pyramid"), ("looped_uniform", "relative")]
 )
 def test_context_windows_over_frames(
-    tiny, biased, with_vcut, difference, sample_cut_reference, schedule, fuse_method
+    tiny, biased, with_vcut, with_windows, difference, sample_cut_reference, schedule, fuse_method
 ):
     # Stock ComfyUI 0.3.75 compares the schedule (steps + 1 sigmas) with the sigma of each frame,
     # so windows over frames run on SVD when frames == steps + 1 and fail otherwise.
@@ -238,8 +237,7 @@ def test_context_windows_over_frames(
     options = {"steps": 3, "conditioning": conditioning}
 
     def windowed(model):
-        arguments = (2, 1, schedule, 1, False, fuse_method, 0)
-        return ContextWindowsManualNode.execute(model, *arguments).result[0]
+        return with_windows(model, context_schedule=schedule, fuse_method=fuse_method)
 
     reference = tiny.sample(windowed(biased), **options)
     assert difference(reference, tiny.sample(biased, **options)) > 1e-4

@@ -41,7 +41,8 @@ def clone_onto_second_model(patcher):
     patcher.callbacks = callbacks
     for kind, by_key in callbacks.items():
         clone.callbacks[kind] = {key: list(functions) for key, functions in by_key.items()}
-    clone.model = copy.deepcopy(patcher.model)
+    config = patcher.model.model_config  # shared: newer hosts' answers any name, __setstate__ too
+    clone.model = copy.deepcopy(patcher.model, {id(config): config})
     clone.backup, clone.object_patches_backup = {}, {}
     for callback in patcher.get_all_callbacks(CallbacksMP.ON_CLONE):
         callback(patcher, clone)

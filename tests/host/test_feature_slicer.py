@@ -6,7 +6,6 @@ import torch
 from comfy.ldm.modules.diffusionmodules import openaimodel
 from comfy.ldm.modules.diffusionmodules.openaimodel import VideoResBlock
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from vcut.nodes.comfy_adapter import prune_model, slice_features
 from vcut.nodes.comfy_adapter.slicing import MemoryEstimate
 from vcut.nodes.feature_slicer import FeatureSlicer
@@ -351,15 +350,10 @@ def test_weights_that_are_fetched_when_used_give_the_same(
     assert difference(output, expected) < EXACT
 
 
-def test_context_windows_are_exact(tiny, biased, difference):
+def test_context_windows_are_exact(tiny, biased, with_windows, difference):
     options = {"steps": 3, "conditioning": tiny.conditioning(frames=4)}
-    arguments = (2, 1, "standard_static", 1, False, "pyramid", 0)
-
-    def windowed(model):
-        return ContextWindowsManualNode.execute(model, *arguments).result[0]
-
-    reference = tiny.sample(windowed(biased), **options)
-    assert difference(tiny.sample(windowed(sliced(biased)), **options), reference) < 1e-5
+    reference = tiny.sample(with_windows(biased), **options)
+    assert difference(tiny.sample(with_windows(sliced(biased)), **options), reference) < 1e-5
 
 
 def test_compiled_model_is_exact_and_leaves_the_compiled_code_free_of_slices(

@@ -13,7 +13,7 @@ import profile_report
 import pytest
 import speed_setup
 import torch
-from host_nodes import BenchError, HostNodes
+from host_nodes import BenchError
 from measuring import measure_run, measure_side_by_side
 from variants import VARIANTS, Job, choose, extra_variants
 
@@ -43,11 +43,6 @@ DECIDED_BY_THE_MODEL = {
     "cut_17_easycache": 8,
     "cut_17_lazycache": 8,
 }
-
-
-@pytest.fixture(scope="module")
-def nodes():
-    return HostNodes()
 
 
 @pytest.fixture(scope="module")
