@@ -14,8 +14,8 @@ class LoadSVDCheckpoint(io.ComfyNode):
             display_name=LOADER,
             category="VCUT",
             description=(
-                "Loads SVD without the 50 to 76 million weights that cannot change the picture. In "
-                "place of Image Only Checkpoint Loader; VCUT Patch SVD Model is then not needed."
+                "Loads SVD without the 50 to 76 million weights that cannot change the picture. "
+                "Takes the place of the Image Only checkpoint loader and of VCUT Patch SVD Model."
             ),
             inputs=[
                 io.Combo.Input(

@@ -22,7 +22,7 @@ class PatchSVDModel(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="SVD, SVD-XT or SVD-XT 1.1, from Image Only Checkpoint Loader. "
+                    tooltip="SVD, SVD-XT or SVD-XT 1.1, from the Image Only checkpoint loader. "
                     "LoRA loaders and guidance nodes may stand before or after this node.",
                 ),
                 io.Combo.Input(

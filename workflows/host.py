@@ -206,7 +206,7 @@ class ComfyServer:
     def _require_alive(self) -> None:
         if self._process is None or self._process.poll() is not None:
             text = self.log_text()
-            if "Address already in use" in text or "Errno 98" in text or "10048" in text:
+            if "already in use" in text or "Errno 98" in text or "10048" in text:
                 raise HostError(f"port {self.port} is in use. Choose another one.")
             raise self._error("ComfyUI has stopped")
         if "(prompt_worker)" in self.log_text():  # a dead thread's traceback; nothing runs any more

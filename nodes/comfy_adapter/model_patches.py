@@ -14,7 +14,7 @@ from .pruning import PrunedCrossAttention, follow_pruned
 from .sampling_run import KEY, PatchedLayers, sample_with_vcut
 from .slicing import follow_slicing
 
-CONNECT_SVD = "Connect MODEL from Image Only Checkpoint Loader (img2vid model)."
+CONNECT_SVD = "Connect MODEL from the Image Only checkpoint loader (img2vid model)."
 
 
 def require_svd(model, node_name: str, advice: str = CONNECT_SVD) -> None:

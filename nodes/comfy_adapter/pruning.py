@@ -16,7 +16,7 @@ from .layers import HostCrossAttention, cross_attention_blocks
 logger = logging.getLogger(__name__)
 
 LOADER = "VCUT Load SVD Checkpoint"
-STOCK_LOADER = "Image Only Checkpoint Loader"
+STOCK_LOADER = "the Image Only checkpoint loader"
 PRUNED_MODES = ("cached", "remove")
 
 

@@ -150,11 +150,19 @@ def _join(parts: list[Tensor], start: int, stop: int | None) -> Tensor:
 
 def _norm_then_conv(layers: nn.Sequential, x: Tensor) -> NormThenConv:
     norm = layers[0]
-    if hasattr(norm, "weight_function"):  # the host's: it may be offloaded or carry a LoRA
-        weight, bias = comfy.ops.cast_bias_weight(norm, x)
-    else:
-        weight, bias = norm.weight, norm.bias
-    return NormThenConv(weight, bias, norm.eps, norm.num_groups, layers[-1])
+    return NormThenConv(*_weight_and_bias(norm, x), norm.eps, norm.num_groups, layers[-1])
+
+
+def _weight_and_bias(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both on x's device and in its dtype: they may be offloaded, paged or carry a LoRA."""
+    if not hasattr(norm, "weight_function"):  # not of the host's classes
+        return norm.weight, norm.bias
+    if not hasattr(comfy.ops, "uncast_bias_weight"):  # an older host
+        return comfy.ops.cast_bias_weight(norm, x)
+    weight, bias, loan = comfy.ops.cast_bias_weight(norm, x, offloadable=True)
+    own = weight.clone(), bias.clone()  # what is lent may be overwritten once it is given back
+    comfy.ops.uncast_bias_weight(norm, weight, bias, loan)
+    return own
 
 
 def _is_familiar(block: VideoResBlock) -> bool:

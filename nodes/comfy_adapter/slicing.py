@@ -6,6 +6,7 @@ estimate stands on the model while a run of a sliced clone lasts, and on the clo
 """
 
 import dataclasses
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,9 +37,8 @@ class MemoryEstimate:
         self, patcher, config: SlicingConfig, slices: int = AUTOMATIC, num_frames: int = 0
     ) -> None:
         self.config, self.slices, self.num_frames = config, slices, num_frames
-        # Not the patcher: the estimate may hang on it.
-        self._model, self._device = patcher.model, patcher.load_device
-        self._weights_size = patcher.model_size()
+        self._patcher = weakref.ref(patcher)  # on which this may hang
+        self._model = patcher.model
         self._unet = unet_shape(patcher.model.diffusion_model)
 
     def __call__(self, input_shape, *args, **kwargs) -> float:
@@ -61,8 +61,8 @@ class MemoryEstimate:
         """
         if self.config.slices != AUTOMATIC:
             return self.config.slices
-        missing = self._weights_size - self._model.model_loaded_weight_memory
-        free = memory_for_activations(self._model, self._device, max(0, missing))
+        patcher = self._patcher()
+        free = memory_for_activations(patcher) if patcher is not None else 0
         for calls, host_margin in ((1, HOST_MARGIN), (CONDS, 1.0)):
             for slices in range(1, MAX_SLICES + 1):
                 peak = self.peak(max(1, rows // calls), size, slices)
@@ -118,20 +118,25 @@ def follow_slicing(patcher) -> None:
         patcher.memory_required = MemoryEstimate(patcher, config)
 
 
-def memory_for_activations(base_model, device, missing_weights: int) -> int:
-    """Return the bytes that a run may use beside the model's weights.
-
-    missing_weights: bytes of them that are not on the device yet.
-    """
-    management = comfy.model_management
-    free = management.get_free_memory(device)
+def memory_for_activations(patcher) -> int:
+    """Return the bytes that a run of this model may use beside all of its weights."""
+    management, device = comfy.model_management, patcher.load_device
     if management.is_device_cpu(device):
-        return free
+        return management.get_free_memory(device)
+    # Newer hosts page weights in and out as layers are called (a dynamic patcher), and call free
+    # what any such weights take now, this model's too.
+    free = getattr(patcher, "get_free_memory", management.get_free_memory)(device)
+    free -= patcher.model_size() - (0 if _is_paged(patcher) else patcher.loaded_size())
     for loaded in management.current_loaded_models:  # the host makes room by unloading the others
-        model = loaded.model
-        if model is not None and model.model is not base_model and loaded.device == device:
+        other = loaded.model
+        is_other = other is not None and other.model is not patcher.model
+        if is_other and loaded.device == device and not _is_paged(other):
             free += loaded.model_loaded_memory()
-    return max(0, free - missing_weights - management.extra_reserved_memory())
+    return max(0, free - management.extra_reserved_memory())
+
+
+def _is_paged(patcher) -> bool:
+    return getattr(patcher, "is_dynamic", lambda: False)()
 
 
 def unet_shape(unet) -> UNetShape:

@@ -53,7 +53,7 @@ def test_error_says_what_came_and_what_to_connect_when_the_model_is_not_svd(
         node.execute(stable_diffusion, **inputs)
     message = str(error.value)
     assert message.startswith(f"{name}: expected a Stable Video Diffusion model, got SD15.")
-    assert "Connect MODEL from Image Only Checkpoint Loader" in message
+    assert "Connect MODEL from the Image Only checkpoint loader" in message
     assert stable_diffusion.object_patches == {} and "\n" not in message
 
 

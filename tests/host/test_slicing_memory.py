@@ -6,7 +6,7 @@ import pytest
 import torch
 from meta_unet import measure_call, meta_svd
 from vcut.nodes.comfy_adapter import patch_cross_attentions, slice_features
-from vcut.nodes.comfy_adapter.slicing import MemoryEstimate
+from vcut.nodes.comfy_adapter.slicing import MemoryEstimate, memory_for_activations
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.feature_slicing import SlicingConfig
 
@@ -156,6 +156,50 @@ def test_automatic_takes_conds_one_by_one_when_two_never_fit(full_size, free):
     assert estimate.choose(50, FULL[2:]) == 3
     free(1)
     assert estimate.choose(50, FULL[2:]) == 64
+
+
+GPU = torch.device("cuda", 0)  # only named: nothing is put on it
+
+
+@pytest.fixture
+def on_gpu(full_size, tiny, monkeypatch):
+    """A model and another one, of which the host believes that they are loaded on a GPU."""
+    model, other = full_size.clone(), tiny.model.clone()
+    model.load_device = other.load_device = GPU
+    monkeypatch.setattr(model.model, "model_loaded_weight_memory", 1_000_000_000)
+    monkeypatch.setattr(other.model, "model_loaded_weight_memory", 7_000_000)
+    for patcher in (model, other):
+        monkeypatch.setattr(patcher.model, "device", GPU)
+    loaded = [management.LoadedModel(patcher) for patcher in (model, other)]
+    monkeypatch.setattr(management, "current_loaded_models", loaded)
+    return model, other
+
+
+def test_free_for_a_run_is_what_is_left_beside_all_of_its_weights(on_gpu, free):
+    model, _ = on_gpu
+    free(10_000_000_000)
+    reserved = management.extra_reserved_memory()
+    # The host unloads the other model to make room.
+    missing = model.model_size() - 1_000_000_000
+    assert memory_for_activations(model) == 10_000_000_000 - missing + 7_000_000 - reserved
+    free(1_000_000_000)
+    assert memory_for_activations(model) == 0
+
+
+def test_weights_that_the_host_pages_are_not_counted_twice(on_gpu, free, monkeypatch):
+    # As newer hosts do: the first gigabyte of weights is among what may be had again at any time.
+    model, other = on_gpu
+    free(9_000_000_000)
+    for patcher in (model, other):
+        monkeypatch.setattr(patcher, "is_dynamic", lambda: True, raising=False)
+        monkeypatch.setattr(
+            patcher,
+            "get_free_memory",
+            lambda device: management.get_free_memory(device) + 1_007_000_000,
+            raising=False,
+        )
+    expected = 9_000_000_000 + 1_007_000_000 - model.model_size()
+    assert memory_for_activations(model) == expected - management.extra_reserved_memory()
 
 
 def test_choice_and_expected_peak_are_in_the_line(tiny, free, summaries):

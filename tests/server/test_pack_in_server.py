@@ -112,7 +112,8 @@ def test_workflow_uses_only_nodes_and_inputs_that_exist(object_info, file):
     for node in prompt.values():
         declared = object_info[node["class_type"]]["input"]
         names = {*declared["required"], *declared.get("optional", {})}
-        assert set(node["inputs"]) <= names
+        # An input that a choice brings is named after it: format.codec.
+        assert {name.partition(".")[0] for name in node["inputs"]} <= names
         assert set(declared["required"]) <= set(node["inputs"])
 
 
@@ -162,8 +163,11 @@ def test_next_run_is_clean_when_one_was_interrupted(server, tiny_prompt):
     expected = _frames(server, server.run(prompt))
     long = tiny_prompt(WORKFLOWS / "svd_vcut.json", seed=6, steps=500)
 
+    interrupted = []
+
     def interrupt(done: int, total: int) -> None:
-        if done == 2:
+        if done >= 2 and not interrupted:  # newer hosts leave out steps that come too fast
+            interrupted.append(done)
             server.interrupt()
 
     with pytest.raises(HostError, match="interrupted"):
