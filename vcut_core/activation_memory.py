@@ -7,6 +7,7 @@ Must not know of ComfyUI, nor of weights.
 """
 
 import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,19 +48,43 @@ class CallShape:
     itemsize: int
 
 
-def peak_bytes(unet: UNetShape, call: CallShape, config: SlicingConfig, slices: int) -> int:
+Place = tuple[Literal["input", "middle", "output"], int]  # of a block in the UNet
+
+
+def places(unet: UNetShape) -> Iterator[Place]:
+    """Yield the place of every block."""
+    yield from (("input", index) for index in range(len(unet.inputs)))
+    yield "middle", 0
+    yield from (("output", index) for index in range(len(unet.outputs)))
+
+
+def peak_bytes(
+    unet: UNetShape,
+    call: CallShape,
+    config: SlicingConfig,
+    slices: int,
+    whole: Collection[Place] = (),
+) -> int:
     """Return the peak of live activations of a UNet call, in bytes.
 
     slices: of the largest layers, 1 for none, whatever ``config`` says of automatic.
+    whole: where transformer blocks run whole, all but their feed-forward, whatever it says of them.
     """
-    return _Walk(unet, call, config.scope, slices).peak()
+    return _Walk(unet, call, config.scope, slices, whole).peak()
 
 
 class _Walk:
     """Goes through the UNet as a call does, with what is held at each place."""
 
-    def __init__(self, unet: UNetShape, call: CallShape, scope: str, slices: int) -> None:
-        self.unet, self.call, self.slices = unet, call, slices
+    def __init__(
+        self,
+        unet: UNetShape,
+        call: CallShape,
+        scope: str,
+        slices: int,
+        whole: Collection[Place],
+    ) -> None:
+        self.unet, self.call, self.slices, self.whole = unet, call, slices, whole
         self.is_blocks = slices > 1 and scope in ("blocks", "everything")
         self.is_everything = slices > 1 and scope == "everything"
         self.size = (call.height, call.width)
@@ -69,25 +94,27 @@ class _Walk:
     def peak(self) -> int:
         """Return the most that is held anywhere."""
         channels = 0
-        for layers in self.unet.inputs:
-            channels = self._block(layers, self._skip_bytes())
+        for index, layers in enumerate(self.unet.inputs):
+            channels = self._block(("input", index), layers, self._skip_bytes())
             self.skips.append((channels, self.size))
-        channels = self._block(self.unet.middle, self._skip_bytes())
-        for layers in self.unet.outputs:
+        channels = self._block(("middle", 0), self.unet.middle, self._skip_bytes())
+        for index, layers in enumerate(self.unet.outputs):
             skip, _ = self.skips.pop()
             joint = self._bytes(channels) + self._bytes(skip)
             held = self._skip_bytes()
             self._see(held + joint * (1 if self.is_everything else 2))
-            channels = self._block(layers, held, joint)
+            channels = self._block(("output", index), layers, held, joint)
         self._see(3 * self._bytes(channels))  # the last norm and its SiLU
         return self.most
 
-    def _block(self, layers: tuple[LayerShape, ...], held: int, joint: int = 0) -> int:
+    def _block(
+        self, place: Place, layers: tuple[LayerShape, ...], held: int, joint: int = 0
+    ) -> int:
         """Run a block; return its channels. joint: its input, where no skip holds it already."""
         held += joint
         current = 0  # the input of the layer that runs, unless it is the block's
         for layer in layers:
-            for most in self._moments(layer):
+            for most in self._moments(layer, place in self.whole):
                 self._see(held + current + most)
                 if self.is_everything and joint and layer is layers[0]:
                     held, joint = held - joint, 0  # it was handed over and is done with
@@ -96,13 +123,13 @@ class _Walk:
             current = self._bytes(layer.out_channels)
         return layers[-1].out_channels
 
-    def _moments(self, layer: LayerShape) -> list[int]:
+    def _moments(self, layer: LayerShape, is_whole: bool) -> list[int]:
         """Return the most that a layer makes beside its input, one part of it after another."""
         given, made = self._bytes(layer.channels), self._bytes(layer.out_channels)
         if layer.kind == "residual":
             return self._residual(given, made)
         if layer.kind == "transformer":
-            return [self._transformer(made) + self._context_bytes()]
+            return [self._transformer(made, is_whole) + self._context_bytes()]
         if layer.kind == "up":
             made = self._bytes(layer.out_channels, self._next_size("up"))
             share = self._share(made, self.call.rows) if self.is_everything else 1
@@ -122,11 +149,11 @@ class _Walk:
             math.ceil(made * (2 + copies * pixels)),
         ]
 
-    def _transformer(self, made: int) -> int:
+    def _transformer(self, made: int, is_whole: bool) -> int:
         conds = max(1, self.call.rows // self.call.num_frames)
         frames = self._share(made, self.call.rows)
         pixels = self._share(made, conds * math.prod(self.size))
-        if self.is_blocks:
+        if self.is_blocks and not is_whole:
             slice_ = max(ATTENTION, 4 + FEED_FORWARD / FEED_FORWARD_PARTS)
             spatial, temporal = 1 + frames * slice_, 1 + pixels * slice_
         elif self.slices > 1:

@@ -108,7 +108,8 @@ def _slicing(transformer_options: dict):
     slicing = call.run.slicing if isinstance(call, CallInfo) else None
     if slicing is None or not slicing.has_blocks:
         return None
-    if is_patched(transformer_options, whole_unet=False):
+    place, index = transformer_options.get("block"), transformer_options.get("block_index", 0)
+    if is_block_patched(transformer_options, place, index):
         call.run.summary.untouched["slicing of a block that another pack has patched"] += 1
         return None
     return slicing
@@ -139,20 +140,23 @@ def _has_constant(block, context, transformer_options: dict) -> bool:
     )
 
 
-def is_patched(transformer_options: dict, whole_unet: bool = True) -> bool:
-    """Whether a patch of another pack, of a kind known here or not, may work inside of blocks.
+def is_patched(transformer_options: dict) -> bool:
+    """Whether a patch of another pack, of a kind known here or not, may work inside of blocks."""
+    return is_block_patched(transformer_options, None)
 
-    whole_unet: inside of any block; else of the one that runs now.
+
+def is_block_patched(transformer_options: dict, place: tuple | None, index: int = 0) -> bool:
+    """Whether one may work inside of this block: ("input", 1) and its like, None for any.
+
+    index: of the transformer block at that place.
     """
     patches = transformer_options.get("patches", {})
     if any(found for kind, found in patches.items() if kind not in OUTSIDE_OF_BLOCKS):
         return True
     replaced = [found for found in transformer_options.get("patches_replace", {}).values() if found]
-    place = transformer_options.get("block")
-    if whole_unet or place is None:
+    if place is None:
         return bool(replaced)
-    block = (*place, transformer_options.get("block_index", 0))
-    return any(key in found for found in replaced for key in (place, block))
+    return any(key in found for found in replaced for key in (place, (*place, index)))
 
 
 def _has_hooks(module: torch.nn.Module) -> bool:

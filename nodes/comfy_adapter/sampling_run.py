@@ -71,7 +71,8 @@ class SamplingRun:
             has_guidance=self.guidance is not None, has_cross_attention=self.num_layers > 0
         )
         self.slicing: RunSlicing | None = None  # planned before the model is loaded
-        self.temporal_blocks: list[torch.nn.Module] = []  # of the model, once it is loaded
+        self.unet: torch.nn.Module | None = None  # of the model, once it is loaded
+        self.temporal_blocks: list[torch.nn.Module] = []
         self.attn2_calls = 0
         self.expected_attn2_calls = 0
         self.cut_uuids: set = set()  # conds that were evaluated without their uncond
@@ -95,12 +96,12 @@ class SamplingRun:
 
     def sampler_sample(self, executor, guider, *args, **kwargs):
         """SAMPLER_SAMPLE wrapper: the model is loaded, so its blocks are what they will be."""
-        unet = guider.inner_model.diffusion_model
+        self.unet = guider.inner_model.diffusion_model
         with ExitStack() as stack:
             if self.num_layers or self.slicing is not None:
-                self.temporal_blocks = stack.enter_context(constant_blocks(unet))
+                self.temporal_blocks = stack.enter_context(constant_blocks(self.unet))
             if self.slicing is not None:
-                stack.enter_context(sliced_layers(unet, self.slicing))
+                stack.enter_context(sliced_layers(self.unet, self.slicing))
             return executor(guider, *args, **kwargs)
 
     def plan_slicing(self, patcher, vcut: dict, latent_shape, model_options: dict):
@@ -136,9 +137,10 @@ class SamplingRun:
         if options is None:
             options = next((arg for arg in args if _is_transformer_options(arg)), {})
         self._count_evaluations(options)
-        kwargs = with_short_time_context(args, kwargs, options)
-        if self.slicing is not None:
-            args, kwargs = with_slicing(self.slicing, executor, args, kwargs, options)
+        if executor.class_obj is self.unet:  # not a copy of it on another GPU, in another thread
+            kwargs = with_short_time_context(args, kwargs, options)
+            if self.slicing is not None:
+                args, kwargs = with_slicing(self.slicing, executor, args, kwargs, options)
         return executor(*args, **kwargs)
 
     @torch.compiler.disable  # a count is a constant to torch.compile: it would compile every call

@@ -5,7 +5,6 @@ on the GPU before it loads a clone, and whether cond and uncond go together at e
 estimate stands on the model while a run of a sliced clone lasts, and on the clone for who asks it.
 """
 
-import dataclasses
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ import comfy.model_management
 from comfy.ldm.modules.attention import SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, Upsample
 
-from ...vcut_core.activation_memory import CallShape, LayerShape, UNetShape, peak_bytes
+from ...vcut_core.activation_memory import CallShape, LayerShape, UNetShape, peak_bytes, places
 from ...vcut_core.feature_slicing import AUTOMATIC, MAX_SLICES, SlicingConfig
-from .block_forward import is_patched
+from .block_forward import is_block_patched
 from .call_info import KEY
 from .run_slicing import RunSlicing
 
@@ -30,13 +29,19 @@ CONDS = 2
 class MemoryEstimate:
     """What one UNet call of a sliced model needs, called in place of ``memory_required``.
 
-    slices: those of the run in progress; AUTOMATIC where none is.
+    slices, transformer_options: those of the run in progress; AUTOMATIC and None where none is.
     """
 
     def __init__(
-        self, patcher, config: SlicingConfig, slices: int = AUTOMATIC, num_frames: int = 0
+        self,
+        patcher,
+        config: SlicingConfig,
+        slices: int = AUTOMATIC,
+        num_frames: int = 0,
+        transformer_options: dict | None = None,
     ) -> None:
         self.config, self.slices, self.num_frames = config, slices, num_frames
+        self._options = transformer_options
         self._patcher = weakref.ref(patcher)  # on which this may hang
         self._model = patcher.model
         self._unet = unet_shape(patcher.model.diffusion_model)
@@ -52,7 +57,9 @@ class MemoryEstimate:
     def peak(self, rows: int, size, slices: int) -> int:
         """Return the peak of activations in bytes, size being (height, width) of the latent."""
         call = CallShape(rows, *size, self.num_frames or rows, self._itemsize())
-        return peak_bytes(self._unet, call, self.config, slices)
+        options = self._transformer_options()
+        whole = [place for place in places(self._unet) if is_block_patched(options, place)]
+        return peak_bytes(self._unet, call, self.config, slices, whole)
 
     def choose(self, rows: int, size) -> int:
         """Return the fewest slices with which a call of so many rows fits, or the most there are.
@@ -70,6 +77,13 @@ class MemoryEstimate:
                     return slices
         return MAX_SLICES
 
+    def _transformer_options(self) -> dict:
+        """Return the run's, or the patcher's as they are now: another pack may patch it."""
+        patcher = self._patcher()
+        if self._options is not None or patcher is None:
+            return self._options or {}
+        return patcher.model_options.get("transformer_options", {})
+
     def _itemsize(self) -> int:
         dtype = self._model.manual_cast_dtype or self._model.get_dtype()
         return comfy.model_management.dtype_size(dtype)
@@ -82,11 +96,8 @@ def plan_slicing(patcher, vcut: dict, latent_shape, model_options: dict):
         return None, None
     handler = model_options.get("context_handler")
     num_frames = min(latent_shape[0], getattr(handler, "context_length", latent_shape[0]))
-    if is_patched(model_options["transformer_options"]):  # those blocks are run whole
-        known = dataclasses.replace(config, scope="feed_forward")
-    else:
-        known = config
-    estimate = MemoryEstimate(patcher, known, num_frames=num_frames)
+    options = model_options["transformer_options"]
+    estimate = MemoryEstimate(patcher, config, AUTOMATIC, num_frames, options)
     rows = CONDS * num_frames
     estimate.slices = estimate.choose(rows, latent_shape[2:])
     expected_bytes = estimate.peak(rows, latent_shape[2:], estimate.slices)

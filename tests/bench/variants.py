@@ -127,8 +127,11 @@ def _cut(cut_step: int) -> tuple[str, dict]:
     return "VCUT_GuidanceScheduler", {"cut_step": cut_step, "steps": PAPER_STEPS}
 
 
+def _slices(scope: str) -> tuple[str, dict]:
+    return "VCUT_FeatureSlicer", {"slices": 8, "scope": scope}
+
+
 _VCUT = (_affine(), _cut(17))
-_SLICER = "VCUT_FeatureSlicer", {"slices": 8, "scope": "blocks"}
 _EASY, _LAZY = ("EasyCache", {}), ("LazyCache", {})
 _AYS = {"sampler": align_your_steps, "needs": ("AlignYourStepsScheduler", "SamplerCustom")}
 
@@ -141,8 +144,10 @@ VARIANTS = (
     Variant("cut_20", "VCUT cached, c = 20", "vcut", (_affine(), _cut(20))),
     Variant("cut_17_alone", "Cut alone, c = 17", "vcut", (_cut(17),)),
     Variant("paper_17", "VCUT remove, c = 17 (the paper's)", "vcut", (_affine("remove"), _cut(17))),
-    Variant("slicer", "VCUT Feature Slicer, 8 slices", "vcut", (_SLICER,)),
-    Variant("cut_17_slicer", "VCUT cached, c = 17, 8 slices", "vcut", (*_VCUT, _SLICER)),
+    Variant("feed_forward", "8 slices, feed_forward", "vcut", (_slices("feed_forward"),)),
+    Variant("blocks", "8 slices, blocks", "vcut", (_slices("blocks"),)),
+    Variant("everything", "8 slices, everything", "vcut", (_slices("everything"),)),
+    Variant("cut_17_blocks", "VCUT cached, c = 17, 8 slices", "vcut", (*_VCUT, _slices("blocks"))),
     Variant("two_samplers", "Two samplers, cfg 1 from step 17", "other", sampler=two_samplers),
     Variant("easycache", "EasyCache", "other", (_EASY,)),
     Variant("lazycache", "LazyCache", "other", (_LAZY,)),

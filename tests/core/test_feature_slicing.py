@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from vcut.vcut_core.activation_memory import CallShape, LayerShape, UNetShape, peak_bytes
+from vcut.vcut_core.activation_memory import CallShape, LayerShape, UNetShape, peak_bytes, places
 from vcut.vcut_core.feature_slicing import (
     GroupStatistics,
     NormThenConv,
@@ -177,3 +177,12 @@ def test_residual_block_is_the_peak_when_blocks_are_sliced_finely():
     # The joint of two skips (2) while its norm and SiLU (2 + 2) are made. Twelve slices leave the
     # transformer less: 1 + 3 + 12 / 12 = 5; the blend takes 1 + 5.
     assert peak_bytes(SMALL, CALL, SlicingConfig(), 12) == max(2 + 5, 2 + 4) * UNIT
+
+
+def test_place_of_a_block_that_runs_whole_counts_as_such():
+    # Its attention: x and 7 beside it; the feed-forward still in 12 slices: 4 + 16 / 12.
+    whole = [("middle", 0)]
+    expected = (1 + 2 + 7) * UNIT + CONTEXT
+    assert peak_bytes(SMALL, CALL, SlicingConfig(), 12, whole) == expected
+    assert peak_bytes(SMALL, CALL, SlicingConfig(), 12, [("input", 0)]) == 7 * UNIT
+    assert list(places(SMALL)) == [("input", 0), ("middle", 0), ("output", 0)]

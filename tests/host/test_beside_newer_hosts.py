@@ -9,13 +9,16 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrapperExecutor, WrappersMP
 from vcut.nodes.comfy_adapter import (
     HostCrossAttention,
     patch_cross_attentions,
     schedule_guidance,
 )
+from vcut.nodes.comfy_adapter.run_slicing import RunSlicing
+from vcut.nodes.comfy_adapter.sampling_run import SamplingRun
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
+from vcut.vcut_core.feature_slicing import SlicingConfig
 from vcut.vcut_core.guidance import GuidanceConfig
 
 ModelPatcher = comfy.model_patcher.ModelPatcher
@@ -138,6 +141,25 @@ def test_both_nodes_work_when_every_clone_is_onto_another_model(
     _change_weights(plain)  # must not reach the model cloned onto
     assert difference(sample(model), sample(_plain(model))) < 1e-5
     assert difference(sample(model), sample(plain)) > 1e-3
+
+
+def test_call_of_a_copy_on_another_gpu_disturbs_no_slice_and_is_counted(make_small_svd):
+    first, second = make_small_svd(), make_small_svd()
+    run = SamplingRun({"node_ids": {}})
+    run.unet = first.model.diffusion_model
+    run.slicing = RunSlicing(SlicingConfig(4, "everything"), 4)
+    h, skip = torch.rand(2, 4, 3, 3), torch.rand(2, 8, 3, 3)
+    empty, _ = run.slicing.hand_over(h, skip, {})
+    # The other GPU's thread calls its own model before the first has taken what it was handed.
+    executor = WrapperExecutor.new_class_executor(
+        lambda x, *_args, **_kwargs: x, second.model.diffusion_model, [run.diffusion_model]
+    )
+    x = torch.rand(2, 8, 12, 12)
+    options = {"cond_or_uncond": [0], "patches": {}}
+    assert executor.execute(x, torch.ones(2), transformer_options=options) is x
+    assert run.summary.unet_evaluations == 1
+    parts = run.slicing.take_parts(empty)
+    assert len(parts) == 2 and parts[0] is h and parts[1] is skip
 
 
 # --- threads ------------------------------------------------------------------------------------

@@ -76,6 +76,25 @@ def test_estimate_is_the_count_with_a_margin(full_size, scope, size, slices):
         assert 1.1 * peak < estimate < 1.4 * peak
 
 
+def _patch_all(model):
+    model.set_model_attn1_output_patch(lambda n, options: n)
+
+
+def _patch_first(model):
+    model.set_model_attn1_replace(lambda q, k, v, options: torch.empty_like(q), "input", 1)
+
+
+@pytest.mark.parametrize("patch", [_patch_all, _patch_first])
+@pytest.mark.parametrize("scope", ["feed_forward", "blocks", "everything"])
+def test_estimate_knows_blocks_that_another_pack_has_patched(full_size, scope, patch):
+    model = _sliced(full_size, scope, 8)
+    alone = measure_call(model).peak_bytes
+    patch(model)  # after the slicer
+    peak = measure_call(model).peak_bytes
+    assert 1.1 * peak < model.memory_required(FULL) < 1.4 * peak
+    assert peak > alone or scope == "feed_forward"
+
+
 # --- what the host is told ----------------------------------------------------------------------
 
 
