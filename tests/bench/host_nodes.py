@@ -19,6 +19,7 @@ EXTRAS = (  # of ComfyUI; an older host lacks some
     "nodes_align_your_steps.py",
     "nodes_easycache.py",
     "nodes_context_windows.py",
+    "nodes_perpneg.py",
 )
 
 

@@ -4,16 +4,6 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfy_extras.nodes_align_your_steps import AlignYourStepsScheduler
-from comfy_extras.nodes_custom_sampler import (
-    BasicGuider,
-    CFGGuider,
-    DualCFGGuider,
-    RandomNoise,
-    SamplerCustom,
-    SamplerCustomAdvanced,
-)
-from comfy_extras.nodes_perpneg import PerpNeg, PerpNegGuider
 from vcut.nodes.comfy_adapter import schedule_guidance
 from vcut.vcut_core.guidance import GuidanceConfig
 
@@ -146,15 +136,22 @@ def test_leftover_noise_is_that_of_the_run_without_vcut(
 
 
 def test_align_your_steps_is_cut_at_its_own_step(
-    tiny, biased, with_vcut, difference, sigma_trace, conditioning, summaries
+    nodes, biased, with_vcut, difference, sigma_trace, conditioning, summaries
 ):
-    (sigmas,) = AlignYourStepsScheduler.execute("SVD", 10, 1.0).result
     positive, negative, latent = conditioning
-    sampler = comfy.samplers.sampler_object("euler")
+    inputs = {
+        "add_noise": True,
+        "noise_seed": 0,
+        "cfg": 2.5,
+        "positive": positive,
+        "negative": negative,
+        "sampler": comfy.samplers.sampler_object("euler"),
+        "sigmas": nodes.call("AlignYourStepsScheduler", model_type="SVD", steps=10)[0],
+        "latent_image": latent,
+    }
 
     def sample(model):
-        arguments = (True, 0, 2.5, positive, negative, sampler, sigmas, latent)
-        return SamplerCustom.execute(model, *arguments).result[0]["samples"]
+        return nodes.call("SamplerCustom", model=model, **inputs)[0]["samples"]
 
     assert difference(sample(with_vcut(biased, 11, 10)), sample(biased)) < 1e-5
     model, trace = sigma_trace(with_vcut(biased, 17, 25))
@@ -168,47 +165,53 @@ def test_align_your_steps_is_cut_at_its_own_step(
 # --- guiders ----------------------------------------------------------------------------------
 
 
-def _cfg(model, a, b, negative):
-    return CFGGuider.execute(model, a, negative, 2.5).result[0]
+def _cfg(nodes, model, a, b, negative):
+    return nodes.call("CFGGuider", model=model, positive=a, negative=negative, cfg=2.5)[0]
 
 
-def _basic(model, a, b, negative):
-    return BasicGuider.execute(model, a).result[0]
+def _basic(nodes, model, a, b, negative):
+    return nodes.call("BasicGuider", model=model, conditioning=a)[0]
 
 
-def _dual(model, a, b, negative):
-    return DualCFGGuider.execute(model, a, b, negative, 2.5, 1.5, "regular").result[0]
+def _dual(nodes, model, a, b, negative, second=1.5, style="regular"):
+    conds = {"cond1": a, "cond2": b, "negative": negative}
+    scales = {"cfg_conds": 2.5, "cfg_cond2_negative": second, "style": style}
+    return nodes.call("DualCFGGuider", model=model, **conds, **scales)[0]
 
 
-def _dual_nested(model, a, b, negative):
-    return DualCFGGuider.execute(model, a, b, negative, 2.5, 1.5, "nested").result[0]
+def _dual_nested(*inputs):
+    return _dual(*inputs, style="nested")
 
 
-def _dual_of_two(model, a, b, negative):
-    return DualCFGGuider.execute(model, a, b, negative, 2.5, 1.0, "regular").result[0]
+def _dual_of_two(*inputs):
+    return _dual(*inputs, second=1.0)
 
 
-def _perp_neg(model, a, b, negative):
-    return PerpNegGuider.execute(model, a, b, negative, 2.5, 1.0).result[0]
+def _perp_neg(nodes, model, a, b, negative):
+    conds = {"positive": a, "negative": b, "empty_conditioning": negative}
+    return nodes.call("PerpNegGuider", model=model, **conds, cfg=2.5, neg_scale=1.0)[0]
 
 
-def _old_perp_neg(model, a, b, negative):
-    (patched,) = PerpNeg.execute(model, negative, 1.0).result
-    return CFGGuider.execute(patched, a, b, 2.5).result[0]
+def _old_perp_neg(nodes, model, a, b, negative):
+    patched = nodes.patch("PerpNeg", model, empty_conditioning=negative, neg_scale=1.0)
+    return _cfg(nodes, patched, a, None, b)
 
 
 @pytest.fixture
-def sample_guided(tiny, conditioning):
+def sample_guided(tiny, nodes, conditioning):
     """Return a function: model, guider -> the latent of three steps by SamplerCustomAdvanced."""
 
     def sample(model, make_guider):
         positive, negative, latent = conditioning
         other = tiny.conditioning(seed=5, frames=2)[0]
-        guider = make_guider(model, positive, other, negative)
-        sampler = comfy.samplers.sampler_object("euler")
-        (noise,) = RandomNoise.execute(0).result
-        result = SamplerCustomAdvanced.execute(noise, guider, sampler, tiny.sigmas(3), latent)
-        return result.result[0]["samples"]
+        inputs = {
+            "noise": nodes.call("RandomNoise", noise_seed=0)[0],
+            "guider": make_guider(nodes, model, positive, other, negative),
+            "sampler": comfy.samplers.sampler_object("euler"),
+            "sigmas": tiny.sigmas(3),
+            "latent_image": latent,
+        }
+        return nodes.call("SamplerCustomAdvanced", **inputs)[0]["samples"]
 
     return sample
 

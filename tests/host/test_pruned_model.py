@@ -152,7 +152,7 @@ def test_saving_is_refused_before_anything_is_written(tiny, tmp_path, monkeypatc
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     save = ImageOnlyCheckpointSave()
     save.output_dir = str(tmp_path)
-    with pytest.raises(RuntimeError, match="expected a whole model to save.*Image Only Checkpoint"):
+    with pytest.raises(RuntimeError, match="expected a whole model to save.*Image Only checkpoint"):
         save.save(_pruned("cached"), tiny.clip_vision, tiny.vae, "model")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
