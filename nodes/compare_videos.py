@@ -4,7 +4,7 @@ import torch
 from comfy_api.latest import io
 
 from .clip_comparison import AlignedClips, Clip, Scores
-from .comfy_adapter import show_on_node, with_progress
+from .comfy_adapter import node_id_of, show_on_node, with_progress
 from .drawing.captions import clean
 from .drawing.clip_pictures import SideBySide, plot
 
@@ -75,8 +75,7 @@ class CompareVideos(io.ComfyNode):
             result = _compare(video_a, video_b, labels, difference_gain)
         except ValueError as error:
             raise ValueError(f"{DISPLAY_NAME}: {error}.") from None
-        node_id = getattr(cls.hidden, "unique_id", None)  # no hidden inputs: called by a script
-        show_on_node(result[-1], node_id)
+        show_on_node(result[-1], node_id_of(cls))
         return io.NodeOutput(*result)
 
 

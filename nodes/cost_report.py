@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..vcut_core.cost_report import headline, report_lines, unit_for
 from ..vcut_core.guidance import MAX_STEPS
-from .comfy_adapter import read_model, require_svd, show_on_node
+from .comfy_adapter import node_id_of, read_model, require_svd, show_on_node
 from .drawing.cost_picture import draw_costs
 
 DISPLAY_NAME = "VCUT Cost Report"
@@ -79,7 +79,7 @@ class CostReport(io.ComfyNode):
         size = f"{width}x{height}, {video_frames} frame{'s' if video_frames > 1 else ''}"
         cache_bytes = run.cache_elements() * reading.value_bytes
         report = "\n".join(report_lines(run, size, reading.parameters, cache_bytes, reading.beside))
-        show_on_node(report, getattr(cls.hidden, "unique_id", None))  # None: called by a script
+        show_on_node(report, node_id_of(cls))
         unit, unit_name = unit_for(run.macs_without())
         picture = draw_costs(
             DISPLAY_NAME,

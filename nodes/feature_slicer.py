@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..vcut_core.feature_slicing import AUTOMATIC, MAX_SLICES, SCOPES, SlicingConfig
-from .comfy_adapter import require_svd, slice_features
+from .comfy_adapter import node_id_of, require_svd, slice_features
 
 DISPLAY_NAME = "VCUT Feature Slicer"
 
@@ -55,5 +55,4 @@ class FeatureSlicer(io.ComfyNode):
             config = SlicingConfig(slices, scope)
         except ValueError as error:
             raise ValueError(f"{DISPLAY_NAME}: {error}. Change it in the node.") from None
-        node_id = getattr(cls.hidden, "unique_id", None)  # no hidden inputs: called by a script
-        return io.NodeOutput(slice_features(model, config, node_id))
+        return io.NodeOutput(slice_features(model, config, node_id_of(cls)))

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..vcut_core.guidance import AFTER_CUT_MODES, MAX_STEPS, GuidanceConfig
-from .comfy_adapter import require_svd, schedule_guidance
+from .comfy_adapter import node_id_of, require_svd, schedule_guidance
 
 DISPLAY_NAME = "VCUT Guidance Scheduler"
 
@@ -91,5 +91,4 @@ class GuidanceScheduler(io.ComfyNode):
             config = GuidanceConfig(cut_step, steps, after_cut, cut_sigma, start_step)
         except ValueError as error:
             raise ValueError(f"{DISPLAY_NAME}: {error}. Change it in the node.") from None
-        node_id = getattr(cls.hidden, "unique_id", None)  # no hidden inputs: called by a script
-        return io.NodeOutput(schedule_guidance(model, config, node_id))
+        return io.NodeOutput(schedule_guidance(model, config, node_id_of(cls)))

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..vcut_core.cross_attention import CrossAttentionConfig
-from .comfy_adapter import LOADER, PRUNED_MODES, checkpoint_names, load_pruned
+from .comfy_adapter import LOADER, PRUNED_MODES, checkpoint_names, load_pruned, node_id_of
 
 
 class LoadSVDCheckpoint(io.ComfyNode):
@@ -41,6 +41,5 @@ class LoadSVDCheckpoint(io.ComfyNode):
 
     @classmethod
     def execute(cls, ckpt_name: str, temporal: str) -> io.NodeOutput:
-        node_id = getattr(cls.hidden, "unique_id", None)  # no hidden inputs: called by a script
         config = CrossAttentionConfig(temporal=temporal)
-        return io.NodeOutput(*load_pruned(ckpt_name, config, node_id))
+        return io.NodeOutput(*load_pruned(ckpt_name, config, node_id_of(cls)))

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..vcut_core.cross_attention import SPATIAL_MODES, TEMPORAL_MODES, CrossAttentionConfig
-from .comfy_adapter import patch_cross_attentions, require_svd
+from .comfy_adapter import node_id_of, patch_cross_attentions, require_svd
 
 DISPLAY_NAME = "VCUT Patch SVD Model"
 
@@ -48,9 +48,8 @@ class PatchSVDModel(io.ComfyNode):
     @classmethod
     def execute(cls, model, temporal: str, spatial: str) -> io.NodeOutput:
         require_svd(model, DISPLAY_NAME)
-        node_id = getattr(cls.hidden, "unique_id", None)  # no hidden inputs: called by a script
         try:
             config = CrossAttentionConfig(temporal=temporal, spatial=spatial)
-            return io.NodeOutput(patch_cross_attentions(model, config, node_id))
+            return io.NodeOutput(patch_cross_attentions(model, config, node_id_of(cls)))
         except ValueError as error:
             raise ValueError(f"{DISPLAY_NAME}: {error}. Change it in the node.") from None

@@ -1,7 +1,7 @@
 """How much memory the activations of a video UNet take at their peak, by its layers' shapes.
 
 Every layer has a few moments at which it holds most; they are written down here as multiples of
-its input and output. tests/host/test_activation_memory.py holds them against a count of every
+its input and output. tests/host/test_slicing_memory.py holds them against a count of every
 tensor. Attention is taken to be fused: no matrix of scores.
 Must not know of ComfyUI, nor of weights.
 """

@@ -11,7 +11,7 @@ from .costing import read_model
 from .layers import HostCrossAttention, find_cross_attentions
 from .loading import checkpoint_names, load_pruned, prune_model
 from .model_patches import patch_cross_attentions, require_svd, schedule_guidance, slice_features
-from .node_feedback import show_on_node, with_progress
+from .node_feedback import node_id_of, show_on_node, with_progress
 from .pruning import LOADER, PRUNED_MODES
 from .sampling_run import SamplingRun
 
@@ -23,6 +23,7 @@ __all__ = [
     "checkpoint_names",
     "find_cross_attentions",
     "load_pruned",
+    "node_id_of",
     "patch_cross_attentions",
     "prune_model",
     "read_model",

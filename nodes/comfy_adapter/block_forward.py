@@ -21,8 +21,12 @@ from .layers import HostCrossAttention, cross_attention_blocks
 
 # The host's patches that never reach into a transformer block.
 OUTSIDE_OF_BLOCKS = {
-    "input_block_patch", "input_block_patch_after_skip", "output_block_patch", "emb_patch",
+    "input_block_patch", "input_block_patch_after_skip", "middle_block_after_patch",
+    "output_block_patch", "emb_patch",
 }  # fmt: skip
+
+
+UNSLICED = "slicing of a block that another pack has patched"  # as the run's line says it
 
 
 @contextmanager
@@ -32,12 +36,12 @@ def constant_blocks(diffusion_model) -> Iterator[list[torch.nn.Module]]:
     Yields its temporal blocks.
     """
     installed, temporal = [], []
-    for _path, kind, block in cross_attention_blocks(diffusion_model):
-        temporal += [block] if kind == "temporal" else []
-        if type(block) is BasicTransformerBlock and "forward" not in vars(block):  # another pack's
-            block.forward = functools.partial(_forward, block)
-            installed.append((block, block.forward))
     try:
+        for _path, kind, block in cross_attention_blocks(diffusion_model):
+            temporal += [block] if kind == "temporal" else []
+            if type(block) is BasicTransformerBlock and "forward" not in vars(block):
+                block.forward = functools.partial(_forward, block)
+                installed.append((block, block.forward))
         yield temporal
     finally:
         for block, forward in installed:
@@ -78,7 +82,10 @@ def _forward(block, x, context=None, transformer_options={}):
         return _forward_uncompiled(block, x, context, transformer_options)
     if not _has_constant(block, context, transformer_options):
         own = functools.partial(type(block).forward, block, transformer_options=transformer_options)
-        if slicing is None or not _has_independent_rows(block, context):
+        if slicing is not None and not _has_independent_rows(block, context):
+            transformer_options[KEY].run.summary.untouched[UNSLICED] += 1
+            slicing = None
+        if slicing is None:
             return own(x, context=context)
         return slicing.over_rows(
             x, lambda start, stop: own(x[start:stop], context=_rows(context, start, stop))
@@ -108,9 +115,8 @@ def _slicing(transformer_options: dict):
     slicing = call.run.slicing if isinstance(call, CallInfo) else None
     if slicing is None or not slicing.has_blocks:
         return None
-    place, index = transformer_options.get("block"), transformer_options.get("block_index", 0)
-    if is_block_patched(transformer_options, place, index):
-        call.run.summary.untouched["slicing of a block that another pack has patched"] += 1
+    if _is_this_block_patched(transformer_options):
+        call.run.summary.untouched[UNSLICED] += 1
         return None
     return slicing
 
@@ -133,7 +139,7 @@ def _has_constant(block, context, transformer_options: dict) -> bool:
         and isinstance(transformer_options.get(KEY), CallInfo)
         and (layer.is_removed or is_single_token(context, None, None))
         and not (block.disable_self_attn or block.switch_temporal_ca_to_sa)
-        and not is_patched(transformer_options)
+        and not _is_this_block_patched(transformer_options)
         and not any(_has_hooks(module) for module in (layer, block.norm2))
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()  # compiled code would outlive this run
@@ -157,6 +163,11 @@ def is_block_patched(transformer_options: dict, place: tuple | None, index: int 
     if place is None:
         return bool(replaced)
     return any(key in found for found in replaced for key in (place, (*place, index)))
+
+
+def _is_this_block_patched(transformer_options: dict) -> bool:
+    index = transformer_options.get("block_index", 0)
+    return is_block_patched(transformer_options, transformer_options.get("block"), index)
 
 
 def _has_hooks(module: torch.nn.Module) -> bool:

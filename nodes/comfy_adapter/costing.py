@@ -17,6 +17,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ...vcut_core.cost_model import UNetCost, measure
 from ...vcut_core.run_cost import CostSettings, RunCost
 from .call_info import KEY
+from .host_model import computing_dtype
 from .layers import HostCrossAttention
 
 PATH = "diffusion_model."  # of the UNet in the host's model
@@ -73,16 +74,20 @@ def read_model(model, width: int, height: int, video_frames: int, steps: int) ->
         cost,
         CostSettings(replaced, guidance),
         _count_parameters(model, unet),
-        _computing_dtype(base).itemsize,
+        computing_dtype(model).itemsize,
         tuple(sigmas.tolist()),
         tuple(dict.fromkeys(_beside(model, layers))),
     )
 
 
+class _MetaOperations(comfy.ops.disable_weight_init):
+    Linear = torch.nn.Linear  # newer hosts' has no weight before it is loaded, not even on meta
+
+
 def build_on_meta(unet_config: dict) -> UNetModel:
     """Return the UNet of a config with shapes for weights."""
     config = {**unet_config, "dtype": torch.float32}
-    return UNetModel(**config, operations=comfy.ops.disable_weight_init, device="meta")
+    return UNetModel(**config, operations=_MetaOperations, device="meta")
 
 
 def measure_on_meta(unet: UNetModel, width: int, height: int, video_frames: int) -> UNetCost:
@@ -112,11 +117,6 @@ def measure_on_meta(unet: UNetModel, width: int, height: int, video_frames: int)
         inputs["y"] = empty(video_frames, unet.label_emb[0][0].in_features)
     with torch.no_grad():
         return measure(unet, lambda: unet(**inputs))
-
-
-def _computing_dtype(base) -> torch.dtype:
-    stored = base.get_dtype() or next(base.diffusion_model.parameters()).dtype
-    return base.manual_cast_dtype or stored
 
 
 def _attend_without_computing(_function, q, *_args, **_kwargs) -> torch.Tensor:

@@ -42,10 +42,11 @@ class HostCrossAttention(AffineCrossAttention):
         """Return (B, S, C) for x (B, S, C), context and value (B, 1, D)."""
         call = transformer_options.get(KEY)
         run = call.run if isinstance(call, CallInfo) else None
-        if run is not None:
+        is_counted = run is not None and not run.is_in_later_slice
+        if is_counted:
             run.attn2_calls += 1
         if not (self.is_removed or is_single_token(context, value, mask)):
-            if run is not None:
+            if is_counted:
                 run.summary.untouched["cross-attention over several tokens"] += 1
             return self.attend(x, context, value, mask, transformer_options)
         constant = self.constant(x, context, value, call, transformer_options)

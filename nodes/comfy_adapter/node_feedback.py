@@ -11,6 +11,11 @@ from server import PromptServer
 logger = logging.getLogger(__name__)
 
 
+def node_id_of(node) -> str | None:
+    """Return the id in the graph of a V3 node class that runs, None when a script called it."""
+    return getattr(node.hidden, "unique_id", None)
+
+
 def show_on_node(text: str, node_id: str | None) -> None:
     """Show ``text`` under a node, where the host has a server that can.
 

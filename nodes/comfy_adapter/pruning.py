@@ -122,11 +122,15 @@ def _refuse_saving(*_args, **_kwargs):
 def follow_pruned(old, new) -> None:
     """Prune the model of ``new``, a clone of ``old`` onto another model, as that of ``old`` is."""
     temporal = getattr(old, "pruned_temporal", None)
+    if not temporal:
+        return
     blocks = cross_attention_blocks(new.model.diffusion_model)
-    if temporal and not all(isinstance(b.attn2, PrunedCrossAttention) for *_, b in blocks):
+    if not all(isinstance(b.attn2, PrunedCrossAttention) for *_, b in blocks):
         if hasattr(new, "pruned_temporal"):
             new.__class__ = type(new).__base__  # adopt_pruned adds ours again
         adopt_pruned(new, temporal)
+    elif not hasattr(new, "pruned_temporal"):  # a newer host's delegate, made a second time
+        new.__class__ = _pruned_class(type(new), temporal)
 
 
 @functools.cache

@@ -19,7 +19,7 @@ class RunSlicing:
         self.config = config
         self.slices = slices
         self.expected_bytes = expected_bytes
-        self.is_inside_block = False
+        self.is_inside_block = self.is_in_later_slice = False
         self._largest = 1  # elements of an activation at the UNet's full resolution
         self._parts: list[Tensor] = []  # what an output block's residual block is to join
 
@@ -34,11 +34,16 @@ class RunSlicing:
 
     def over_rows(self, x: Tensor, function: Callable[[int, int], Tensor]) -> Tensor:
         """Return a transformer block's output for x (B, S, C), ``function`` doing one slice."""
+
+        def run_slice(start: int, stop: int) -> Tensor:
+            self.is_in_later_slice = start > 0
+            return function(start, stop)
+
         self.is_inside_block = True
         try:
-            return map_slices(function, x.shape[0], self.slices_for(x.numel()))
+            return map_slices(run_slice, x.shape[0], self.slices_for(x.numel()))
         finally:
-            self.is_inside_block = False
+            self.is_inside_block = self.is_in_later_slice = False
 
     def describe(self) -> str:
         """Return the choice and the expected peak for the run's line."""
@@ -60,10 +65,13 @@ class RunSlicing:
         return parts if parts and x.numel() == 0 else [x]
 
     @torch.compiler.disable
-    def hand_over(self, h: Tensor, skip: Tensor, transformer_options: dict):
+    def hand_over(self, h: Tensor, skip: Tensor | None, transformer_options: dict):
         """Output-block patch: keep h and skip for the residual block; give the host empty ones.
 
-        The host would join them and hold the joint until the whole output block is done.
+        The host would join them and hold the joint until the whole output block is done. On newer
+        hosts another pack's patch may have taken the skip away.
         """
+        if skip is None:
+            return h, skip
         self._parts = [h, skip]
         return tuple(part.new_empty((part.shape[0], 0, *part.shape[2:])) for part in (h, skip))

@@ -104,11 +104,21 @@ class SamplingRun:
                 stack.enter_context(sliced_layers(self.unet, self.slicing))
             return executor(guider, *args, **kwargs)
 
+    @property
+    def is_in_later_slice(self) -> bool:
+        """Whether a block runs whose first slice has been counted already."""
+        return self.slicing is not None and self.slicing.is_in_later_slice
+
     def plan_slicing(self, patcher, vcut: dict, latent_shape, model_options: dict):
         """Decide how this run slices; return what the host is to be told that it needs, or None."""
         self.slicing, estimate = plan_slicing(patcher, vcut, latent_shape, model_options)
-        if self.slicing is not None:
-            self.summary.slicing = self.slicing.describe()
+        if self.slicing is None:
+            return None
+        self.summary.slicing = self.slicing.describe()
+        copies = patcher.get_additional_models_with_key("multigpu")  # newer hosts': run unsliced
+        if copies:
+            self.summary.untouched["slicing on another GPU"] += len(copies)
+            return None
         return estimate
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kw):

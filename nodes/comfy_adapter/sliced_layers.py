@@ -34,11 +34,11 @@ from .run_slicing import RunSlicing
 def sliced_layers(unet: nn.Module, slicing: RunSlicing) -> Iterator[None]:
     """Let the layers that ``slicing`` names run in slices until the end of the with."""
     installed = []
-    for module, forward in _stand_ins(unet, slicing) if slicing.slices > 1 else ():
-        if "forward" not in vars(module):  # else another pack's
-            module.forward = functools.partial(forward, slicing, module)
-            installed.append((module, module.forward))
     try:
+        for module, forward in _stand_ins(unet, slicing) if slicing.slices > 1 else ():
+            if "forward" not in vars(module):  # else another pack's
+                module.forward = functools.partial(forward, slicing, module)
+                installed.append((module, module.forward))
         yield
     finally:
         for module, forward in installed:
@@ -198,9 +198,10 @@ def with_slicing(slicing: RunSlicing, executor, args: tuple, kwargs: dict, optio
     """
     unet = executor.class_obj
     slicing.begin_call(args[0] if args else kwargs["x"], unet)
-    if not _may_hand_over(unet, executor):
-        return args, kwargs
     patches = options.get("patches", {})
+    # Newer hosts offer such a patch a residual block's input before the block gets it.
+    if not _may_hand_over(unet, executor) or patches.get("forward_timestep_embed_patch"):
+        return args, kwargs
     # Last, so that the patches of other packs get what they always got.
     after = [*patches.get("output_block_patch", []), slicing.hand_over]
     changed = {**options, "patches": {**patches, "output_block_patch": after}}

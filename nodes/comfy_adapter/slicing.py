@@ -9,14 +9,15 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import comfy.model_management
 from comfy.ldm.modules.attention import SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, Upsample
+from comfy.model_patcher import ModelPatcher
 
 from ...vcut_core.activation_memory import CallShape, LayerShape, UNetShape, peak_bytes, places
 from ...vcut_core.feature_slicing import AUTOMATIC, MAX_SLICES, SlicingConfig
 from .block_forward import is_block_patched
 from .call_info import KEY
+from .host_model import computing_dtype, memory_for_activations
 from .run_slicing import RunSlicing
 
 # Kernels take memory of their own, and an allocator never packs tightly.
@@ -44,6 +45,7 @@ class MemoryEstimate:
         self._options = transformer_options
         self._patcher = weakref.ref(patcher)  # on which this may hang
         self._model = patcher.model
+        self._devices = patcher.load_device, patcher.offload_device
         self._unet = unet_shape(patcher.model.diffusion_model)
 
     def __call__(self, input_shape, *args, **kwargs) -> float:
@@ -56,8 +58,10 @@ class MemoryEstimate:
 
     def peak(self, rows: int, size, slices: int) -> int:
         """Return the peak of activations in bytes, size being (height, width) of the latent."""
-        call = CallShape(rows, *size, self.num_frames or rows, self._itemsize())
-        options = self._transformer_options()
+        patcher = self._asked()  # as it is now: another pack may have changed it since
+        itemsize = computing_dtype(patcher).itemsize
+        call = CallShape(rows, *size, self.num_frames or rows, itemsize)
+        options = self._options or patcher.model_options.get("transformer_options", {})
         whole = [place for place in places(self._unet) if is_block_patched(options, place)]
         return peak_bytes(self._unet, call, self.config, slices, whole)
 
@@ -68,8 +72,7 @@ class MemoryEstimate:
         """
         if self.config.slices != AUTOMATIC:
             return self.config.slices
-        patcher = self._patcher()
-        free = memory_for_activations(patcher) if patcher is not None else 0
+        free = memory_for_activations(self._asked())
         for calls, host_margin in ((1, HOST_MARGIN), (CONDS, 1.0)):
             for slices in range(1, MAX_SLICES + 1):
                 peak = self.peak(max(1, rows // calls), size, slices)
@@ -77,16 +80,9 @@ class MemoryEstimate:
                     return slices
         return MAX_SLICES
 
-    def _transformer_options(self) -> dict:
-        """Return the run's, or the patcher's as they are now: another pack may patch it."""
-        patcher = self._patcher()
-        if self._options is not None or patcher is None:
-            return self._options or {}
-        return patcher.model_options.get("transformer_options", {})
-
-    def _itemsize(self) -> int:
-        dtype = self._model.manual_cast_dtype or self._model.get_dtype()
-        return comfy.model_management.dtype_size(dtype)
+    def _asked(self) -> ModelPatcher:
+        """Return the patcher, or a plain one of its model where this alone is left of it."""
+        return self._patcher() or ModelPatcher(self._model, *self._devices)
 
 
 def plan_slicing(patcher, vcut: dict, latent_shape, model_options: dict):
@@ -127,27 +123,6 @@ def follow_slicing(patcher) -> None:
     config = options.get(KEY, {}).get("slicing")
     if config is not None:
         patcher.memory_required = MemoryEstimate(patcher, config)
-
-
-def memory_for_activations(patcher) -> int:
-    """Return the bytes that a run of this model may use beside all of its weights."""
-    management, device = comfy.model_management, patcher.load_device
-    if management.is_device_cpu(device):
-        return management.get_free_memory(device)
-    # Newer hosts page weights in and out as layers are called (a dynamic patcher), and call free
-    # what any such weights take now, this model's too.
-    free = getattr(patcher, "get_free_memory", management.get_free_memory)(device)
-    free -= patcher.model_size() - (0 if _is_paged(patcher) else patcher.loaded_size())
-    for loaded in management.current_loaded_models:  # the host makes room by unloading the others
-        other = loaded.model
-        is_other = other is not None and other.model is not patcher.model
-        if is_other and loaded.device == device and not _is_paged(other):
-            free += loaded.model_loaded_memory()
-    return max(0, free - management.extra_reserved_memory())
-
-
-def _is_paged(patcher) -> bool:
-    return getattr(patcher, "is_dynamic", lambda: False)()
 
 
 def unet_shape(unet) -> UNetShape:

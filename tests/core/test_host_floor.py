@@ -4,7 +4,8 @@ import sys
 import types
 
 import pytest
-from vcut.nodes.host_floor import outdated_host_message
+from host_install import MINIMUM_COMFYUI, PACK
+from vcut.nodes.host_floor import MINIMUM_VERSION, outdated_host_message
 
 
 @pytest.fixture
@@ -39,3 +40,11 @@ def test_host_below_the_floor_is_told_what_it_needs(host, version, named):
     assert outdated_host_message() == (
         f"VCUT: expected ComfyUI 0.3.59 or newer, got {named}. Update ComfyUI."
     )
+
+
+def test_floor_is_the_same_wherever_it_is_named():
+    project = (PACK / "pyproject.toml").read_text(encoding="utf-8")
+    floor = ".".join(map(str, MINIMUM_VERSION))
+    assert MINIMUM_COMFYUI == MINIMUM_VERSION
+    assert f'requires-comfyui = ">={floor}"' in project
+    assert f"Needs ComfyUI {floor} or newer" in (PACK / "README.md").read_text(encoding="utf-8")

@@ -148,10 +148,10 @@ def test_blocks_skip_the_norm_when_another_pack_patches_only_between_them(tiny):
     assert _norms(tiny, model) == NORMS_WITHOUT_NORM2
 
 
-def test_blocks_are_the_host_s_when_an_attention_is_replaced(tiny):
+def test_blocks_where_an_attention_is_replaced_are_the_host_s_and_no_others(tiny):
     model = patch_cross_attentions(tiny.model, CACHED).clone()
     model.set_model_attn1_replace(lambda q, k, v, options: v, "input", 1)
-    assert _norms(tiny, model) == NORMS
+    assert _norms(tiny, model) == NORMS_WITHOUT_NORM2 + 2  # the spatial and the temporal one
 
 
 @pytest.mark.parametrize("name", ["attn2", "norm2"])

@@ -6,7 +6,8 @@ import torch
 from comfy.ldm.modules.diffusionmodules import openaimodel
 from comfy.ldm.modules.diffusionmodules.openaimodel import VideoResBlock
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from vcut.nodes.comfy_adapter import prune_model, slice_features
+from vcut.nodes.comfy_adapter import prune_model, slice_features, sliced_layers
+from vcut.nodes.comfy_adapter.run_slicing import RunSlicing
 from vcut.nodes.comfy_adapter.slicing import MemoryEstimate
 from vcut.nodes.feature_slicer import FeatureSlicer
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
@@ -243,7 +244,10 @@ def test_patches_of_other_packs_get_what_they_got(
     assert steps_aside == is_inside
 
 
-def test_replacement_of_one_block_leaves_the_others_sliced(small, sample, difference, summaries):
+@pytest.mark.parametrize("is_vcut", [False, True])
+def test_replacement_of_one_block_leaves_the_others_sliced(
+    small, sample, difference, summaries, with_vcut, is_vcut
+):
     seen = []
 
     def replace(q, k, v, options):
@@ -254,10 +258,40 @@ def test_replacement_of_one_block_leaves_the_others_sliced(small, sample, differ
     patched.set_model_attn2_replace(replace, "middle", 0)
     reference = sample(patched)
     without, seen[:] = list(seen), []
-    assert difference(sample(sliced(patched)), reference) < EXACT
+    model = with_vcut(patched) if is_vcut else patched
+    assert difference(sample(sliced(model)), reference) < EXACT
     assert seen == without
     # The spatial and the temporal block of one place, in each of two steps.
     assert "slicing of a block that another pack has patched (4)" in summaries()[-1]
+
+
+def test_layer_that_a_slice_calls_is_counted_once(small, sample, with_vcut, summaries, tiny):
+    # Two start pictures are two tokens: each cross-attention is computed, slice by slice.
+    options = {"conditioning": tiny.conditioning(frames=FRAMES, pictures=2)}
+    for model in (with_vcut(small), sliced(with_vcut(small))):
+        sample(model, **options)
+    whole, in_slices = (line.rpartition("untouched: ")[2] for line in summaries()[-2:])
+    assert "cross-attention over several tokens" in whole
+    assert in_slices.rpartition(";")[0] == whole.rpartition(";")[0]
+
+
+def test_skip_that_another_pack_has_taken_away_stays_away():
+    h = torch.zeros(2, 4, 3, 3)
+    slicing = RunSlicing(SlicingConfig(4, "everything"), 4)
+    assert slicing.hand_over(h, None, {}) == (h, None)
+    assert slicing.take_parts(h)[0] is h
+
+
+def test_failure_while_the_layers_are_put_in_takes_all_of_them_out_again(small, monkeypatch):
+    def fail(block):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sliced_layers, "_is_familiar", fail)
+    slicing = RunSlicing(SlicingConfig(4, "everything"), 4)
+    unet = small.model.diffusion_model
+    with pytest.raises(KeyboardInterrupt), sliced_layers.sliced_layers(unet, slicing):
+        pass
+    assert _replaced_forwards(small) == []
 
 
 def test_forward_of_another_pack_is_left_alone(small, sample, difference):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from meta_unet import measure_call, meta_svd
 from vcut.nodes.comfy_adapter import patch_cross_attentions, slice_features
-from vcut.nodes.comfy_adapter.slicing import MemoryEstimate, memory_for_activations
+from vcut.nodes.comfy_adapter.host_model import memory_for_activations
+from vcut.nodes.comfy_adapter.slicing import MemoryEstimate
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.feature_slicing import SlicingConfig
 
@@ -124,6 +125,16 @@ def test_host_makes_room_for_the_true_need_of_this_clone_alone(tiny, asked):
     assert asked[1] == (estimate([4, *shape[1:]]), estimate([2, *shape[1:]]))
     assert asked[0] == asked[2]
     assert asked[1][0] < asked[0][0]
+
+
+def test_host_plans_without_slices_where_another_gpu_has_a_copy(tiny, asked, summaries):
+    options = {"steps": 1, "conditioning": tiny.conditioning(frames=2)}
+    model = _sliced(tiny.model, "everything", 4)
+    model.set_additional_models("multigpu", [tiny.model.clone()])
+    tiny.sample(model, **options)
+    tiny.sample(tiny.model, **options)
+    assert asked[0] == asked[1]
+    assert "untouched: slicing on another GPU (1)" in summaries()[-1]
 
 
 def test_clone_answers_for_itself_and_so_do_its_clones(tiny):
@@ -248,6 +259,14 @@ def test_patched_blocks_are_reckoned_whole(tiny, asked):
 
 
 def test_fp32_counts_twice_as_much(full_size):
-    half = MemoryEstimate(full_size, SlicingConfig(8, "blocks"), 8, num_frames=25)
-    full = MemoryEstimate(meta_svd(torch.float32), SlicingConfig(8, "blocks"), 8, num_frames=25)
-    assert full(FULL) == 2 * half(FULL)
+    half = _sliced(full_size, "blocks", 8).memory_required(FULL)
+    of_fp32 = _sliced(meta_svd(torch.float32), "blocks", 8)
+    assert of_fp32.memory_required(FULL) == 2 * half
+
+
+def test_dtype_that_a_clone_computes_in_counts_before_it_is_loaded(full_size):
+    model = _sliced(full_size, "blocks", 8)
+    half = model.memory_required(FULL)
+    model.set_model_compute_dtype(torch.float32)  # as ModelComputeDtype does
+    assert model.memory_required(FULL) == 2 * half
+    assert _sliced(full_size, "blocks", 8).memory_required(FULL) == half

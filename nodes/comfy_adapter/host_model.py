@@ -1,0 +1,33 @@
+"""What the host knows of a patcher's model, whichever clone of it is loaded now."""
+
+import comfy.model_management
+import torch
+
+
+def computing_dtype(patcher) -> torch.dtype:
+    """Return the dtype that activations have, which need not be that of the weights."""
+    base = patcher.model
+    # Of the patcher: a clone may name another, which stands on the model once that is loaded.
+    named = patcher.get_model_object("manual_cast_dtype")
+    return named or base.get_dtype() or next(base.diffusion_model.parameters()).dtype
+
+
+def memory_for_activations(patcher) -> int:
+    """Return the bytes that a run of this model may use beside all of its weights."""
+    management, device = comfy.model_management, patcher.load_device
+    if management.is_device_cpu(device):
+        return management.get_free_memory(device)
+    # Newer hosts page weights in and out as layers are called (a dynamic patcher), and call free
+    # what any such weights take now, this model's too.
+    free = getattr(patcher, "get_free_memory", management.get_free_memory)(device)
+    free -= patcher.model_size() - (0 if _is_paged(patcher) else patcher.loaded_size())
+    for loaded in management.current_loaded_models:  # the host makes room by unloading the others
+        other = loaded.model
+        is_other = other is not None and other.model is not patcher.model
+        if is_other and loaded.device == device and not _is_paged(other):
+            free += loaded.model_loaded_memory()
+    return max(0, free - management.extra_reserved_memory())
+
+
+def _is_paged(patcher) -> bool:
+    return getattr(patcher, "is_dynamic", lambda: False)()
