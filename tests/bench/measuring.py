@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from host_nodes import HostNodes
 from live_memory import LiveMemory
-from tiny_svd.demo_nodes import watch_evaluations
 from variants import Job, Variant
 
 WARM_UP_STEPS = 2
@@ -170,6 +169,8 @@ def _warm_up(nodes: HostNodes, model, job: Job, variant: Variant, has_live_memor
 
 def measure_run(nodes: HostNodes, model, job: Job, variant: Variant) -> Run:
     """Sample once with ``model``, which ``variant`` has patched, and measure it from outside."""
+    from tiny_svd.demo_nodes import watch_evaluations  # of ComfyUI: the rest runs without
+
     device = model.load_device
     watch = _Watch(device)
     if device.type == "cuda":
