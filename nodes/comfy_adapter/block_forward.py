@@ -17,14 +17,8 @@ from comfy.ldm.modules.attention import BasicTransformerBlock
 from ...vcut_core.cross_attention import is_single_token
 from ...vcut_core.transformer_block import constant_of_rows, forward_with_constant
 from .call_info import KEY, CallInfo
+from .foreign_patches import is_patched_inside
 from .layers import HostCrossAttention, cross_attention_blocks
-
-# The host's patches that never reach into a transformer block.
-OUTSIDE_OF_BLOCKS = {
-    "input_block_patch", "input_block_patch_after_skip", "middle_block_after_patch",
-    "output_block_patch", "emb_patch",
-}  # fmt: skip
-
 
 UNSLICED = "slicing of a block that another pack has patched"  # as the run's line says it
 
@@ -64,7 +58,7 @@ def with_short_time_context(args: tuple, kwargs: dict, transformer_options: dict
         and kwargs.get("time_context") is None
         and kwargs.get("num_video_frames")
         and is_single_token(context, None, None)
-        and not is_patched(transformer_options)
+        and not is_patched_inside(transformer_options)
         and all(isinstance(block.attn2, HostCrossAttention) for block in call.run.temporal_blocks)
         and call.run.temporal_blocks
         and not torch.compiler.is_compiling()
@@ -146,28 +140,9 @@ def _has_constant(block, context, transformer_options: dict) -> bool:
     )
 
 
-def is_patched(transformer_options: dict) -> bool:
-    """Whether a patch of another pack, of a kind known here or not, may work inside of blocks."""
-    return is_block_patched(transformer_options, None)
-
-
-def is_block_patched(transformer_options: dict, place: tuple | None, index: int = 0) -> bool:
-    """Whether one may work inside of this block: ("input", 1) and its like, None for any.
-
-    index: of the transformer block at that place.
-    """
-    patches = transformer_options.get("patches", {})
-    if any(found for kind, found in patches.items() if kind not in OUTSIDE_OF_BLOCKS):
-        return True
-    replaced = [found for found in transformer_options.get("patches_replace", {}).values() if found]
-    if place is None:
-        return bool(replaced)
-    return any(key in found for found in replaced for key in (place, (*place, index)))
-
-
 def _is_this_block_patched(transformer_options: dict) -> bool:
     index = transformer_options.get("block_index", 0)
-    return is_block_patched(transformer_options, transformer_options.get("block"), index)
+    return is_patched_inside(transformer_options, transformer_options.get("block"), index)
 
 
 def _has_hooks(module: torch.nn.Module) -> bool:

@@ -15,8 +15,8 @@ from comfy.model_patcher import ModelPatcher
 
 from ...vcut_core.activation_memory import CallShape, LayerShape, UNetShape, peak_bytes, places
 from ...vcut_core.feature_slicing import AUTOMATIC, MAX_SLICES, SlicingConfig
-from .block_forward import is_block_patched
 from .call_info import KEY
+from .foreign_patches import is_patched_inside
 from .host_model import computing_dtype, memory_for_activations
 from .run_slicing import RunSlicing
 
@@ -62,7 +62,7 @@ class MemoryEstimate:
         itemsize = computing_dtype(patcher).itemsize
         call = CallShape(rows, *size, self.num_frames or rows, itemsize)
         options = self._options or patcher.model_options.get("transformer_options", {})
-        whole = [place for place in places(self._unet) if is_block_patched(options, place)]
+        whole = [place for place in places(self._unet) if is_patched_inside(options, place)]
         return peak_bytes(self._unet, call, self.config, slices, whole)
 
     def choose(self, rows: int, size) -> int:

@@ -142,10 +142,26 @@ def test_blocks_are_the_host_s_when_another_pack_patches_their_inside(tiny, name
     assert _norms(tiny, model) == NORMS
 
 
-def test_blocks_skip_the_norm_when_another_pack_patches_only_between_them(tiny):
+# The last is of newer hosts; this one does not call it.
+@pytest.mark.parametrize("name", ["input_block_patch", "middle_block_after_patch"])
+def test_blocks_skip_the_norm_when_another_pack_patches_only_between_them(tiny, name):
     model = patch_cross_attentions(tiny.model, CACHED)
-    model = _with_patch(model, "input_block_patch", lambda h, options: h)
+    model = _with_patch(model, name, lambda value, *_options: value)
     assert _norms(tiny, model) == NORMS_WITHOUT_NORM2
+
+
+def test_failure_while_the_forwards_are_put_in_takes_all_of_them_out_again(tiny, monkeypatch):
+    unet = tiny.model.model.diffusion_model
+    found = list(cross_attention_blocks(unet))
+
+    def interrupted(_unet):
+        yield from found[:3]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(block_forward, "cross_attention_blocks", interrupted)
+    with pytest.raises(KeyboardInterrupt), block_forward.constant_blocks(unet):
+        pass
+    assert not [block for *_, block in found if "forward" in vars(block)]
 
 
 def test_blocks_where_an_attention_is_replaced_are_the_host_s_and_no_others(tiny):
