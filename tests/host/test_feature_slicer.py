@@ -1,6 +1,7 @@
 """VCUT Feature Slicer in the real ComfyUI: the same picture, in slices, and nothing left behind."""
 
 import comfy.model_management as management
+import comfy.ops
 import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules import openaimodel
@@ -282,15 +283,65 @@ def test_skip_that_another_pack_has_taken_away_stays_away():
     assert slicing.take_parts(h)[0] is h
 
 
-def test_failure_while_the_layers_are_put_in_takes_all_of_them_out_again(small, monkeypatch):
-    def fail(block):
-        raise KeyboardInterrupt
+def test_nothing_is_handed_over_past_a_patch_that_is_offered_it_first(small, sample, difference):
+    # Newer hosts offer a residual block's input to it; this one's other layers' alone.
+    seen = []
 
-    monkeypatch.setattr(sliced_layers, "_is_familiar", fail)
+    def handler(layer, x, *_arguments):
+        seen.append(x.shape[1])
+        return 1.1 * layer(x)
+
+    patched = small.clone()
+    patched.set_model_patch((torch.nn.Conv2d, handler), "forward_timestep_embed_patch")
+    reference = sample(patched)
+    handed, hand_over = [], RunSlicing.hand_over
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunSlicing, "hand_over", lambda *a: (handed.append(a), hand_over(*a))[1])
+        assert difference(sample(sliced(patched)), reference) < EXACT
+        assert not handed
+        sample(sliced(small))
+        assert handed
+    assert seen
+
+
+def test_weight_that_the_host_lends_is_copied_and_given_back(monkeypatch):
+    norm = comfy.ops.manual_cast.GroupNorm(2, 4)
+    for weight in norm.parameters():
+        torch.nn.init.normal_(weight)
+    lent, returned = [], []
+
+    def lend(layer, x, offloadable=False):
+        assert layer is norm and offloadable
+        lent.extend((norm.weight.detach().to(x.dtype), norm.bias.detach().to(x.dtype)))
+        return (*lent, "loan")
+
+    monkeypatch.setattr(comfy.ops, "cast_bias_weight", lend)
+    monkeypatch.setattr(
+        comfy.ops, "uncast_bias_weight", lambda *given: returned.append(given), raising=False
+    )
+    own = sliced_layers._weight_and_bias(norm, torch.zeros(1, 4, 2, 2, dtype=torch.float64))
+    assert [value.dtype for value in own] == [torch.float64] * 2
+    assert all(torch.equal(value, given) for value, given in zip(own, lent, strict=True))
+    assert not {value.data_ptr() for value in own} & {value.data_ptr() for value in lent}
+    assert len(returned) == 1 and returned[0][0] is norm and returned[0][-1] == "loan"
+
+
+def test_failure_while_the_layers_are_put_in_takes_all_of_them_out_again(small, monkeypatch):
+    put_in = []
+    is_familiar = sliced_layers._is_familiar
+
+    def fail_once_some_are_in(block):
+        put_in[:] = _replaced_forwards(small)
+        if put_in:
+            raise KeyboardInterrupt
+        return is_familiar(block)
+
+    monkeypatch.setattr(sliced_layers, "_is_familiar", fail_once_some_are_in)
     slicing = RunSlicing(SlicingConfig(4, "everything"), 4)
     unet = small.model.diffusion_model
     with pytest.raises(KeyboardInterrupt), sliced_layers.sliced_layers(unet, slicing):
         pass
+    assert put_in
     assert _replaced_forwards(small) == []
 
 
