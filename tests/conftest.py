@@ -10,3 +10,9 @@ sys.path.append(str(TESTS / "bench"))  # last: it has a run.py too
 from host_launcher import make_pack_importable  # noqa: E402
 
 make_pack_importable()
+
+
+def pytest_configure(config):
+    """Drop what ComfyUI said while it was imported: the process that hands out the tests would end
+    its output with that."""
+    config.pluginmanager.getplugin("capturemanager").read_global_capture()

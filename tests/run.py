@@ -1,6 +1,8 @@
 """Second command of the README: sets up the private ComfyUI and runs every test.
 
 python3 tests/run.py [--comfyui PATH] [pytest arguments]
+
+Without pytest arguments it runs two test files at a time.
 """
 
 import argparse
@@ -30,6 +32,8 @@ def main() -> int:
         return exit_code
     import pytest
 
+    if not for_pytest:
+        for_pytest = ["--numprocesses", "2", "--dist", "loadfile"]
     # One thread: a test's torch beside the server's would otherwise spin against it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Named from the root up, no test folder takes the name of ComfyUI's module ``server``.

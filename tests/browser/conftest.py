@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def comfyui():
     """The server, with the picture that the workflows name."""
     host = current_host()
@@ -32,13 +32,14 @@ def comfyui():
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page_errors() -> list[str]:
     """What has gone wrong in the page, ComfyUI's own complaints left out."""
     return []
 
 
-@pytest.fixture(scope="session")
+# Of the module: in the thread where a page is open no other test can run an event loop.
+@pytest.fixture(scope="module")
 def open_page(comfyui, page_errors):
     with page_of(comfyui, page_errors) as page:
         assert page_errors == []
