@@ -83,7 +83,7 @@ def test_node_has_the_inputs_that_shared_workflows_rely_on(object_info, node_id)
 
 
 def test_pack_loads_without_a_traceback(server, object_info):
-    log = server.log_text()
+    log = server.log_text().partition("got prompt")[0]  # other tests' runs follow
     assert re.search(r"seconds: .*custom_nodes.VCUT\n", log)
     # torchaudio, which no SVD graph needs, has no build beside this torch; ComfyUI says so.
     causes = re.findall(r"^(\w+(?:Error|Exception)\b.*)$", log, re.MULTILINE)
