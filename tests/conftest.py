@@ -13,6 +13,5 @@ make_pack_importable()
 
 
 def pytest_configure(config):
-    """Drop what ComfyUI said while it was imported: the process that hands out the tests would end
-    its output with that."""
+    """Drop what ComfyUI said while it was imported: it would follow pytest's closing line."""
     config.pluginmanager.getplugin("capturemanager").read_global_capture()

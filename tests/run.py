@@ -32,7 +32,7 @@ def main() -> int:
         return exit_code
     import pytest
 
-    if not for_pytest:
+    if not for_pytest:  # by file, whose tests share what they have loaded
         for_pytest = ["--numprocesses", "2", "--dist", "loadfile"]
     # One thread: a test's torch beside the server's would otherwise spin against it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

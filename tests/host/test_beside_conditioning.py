@@ -247,3 +247,16 @@ def test_context_windows_over_frames(
         assert difference(tiny.sample(uncut, **options), reference) < 1e-5
         cut = with_vcut(windowed(biased), 2, 3) if is_before else windowed(with_vcut(biased, 2, 3))
         assert difference(tiny.sample(cut, **options), expected) < 1e-5
+
+
+def test_windows_of_the_host_s_default_fail_without_vcut_as_with_it(
+    tiny, nodes, with_vcut, with_windows
+):
+    # Once this no longer holds, README's limit and the way around it in with_windows can go.
+    if "causal_window_fix" not in nodes.inputs_of("ContextWindowsManual"):
+        pytest.skip("this host has no causal_window_fix")
+    windowed = with_windows(tiny.model, causal_window_fix=True)
+    options = {"steps": 3, "conditioning": tiny.conditioning(frames=4)}
+    for model, cfg in ((windowed, 1.0), (with_vcut(windowed, 2, 3), 2.5)):
+        with pytest.raises(RuntimeError, match="axis of length 3 in chunks of 2"):
+            tiny.sample(model, cfg=cfg, **options)

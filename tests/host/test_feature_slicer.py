@@ -1,13 +1,12 @@
 """VCUT Feature Slicer in the real ComfyUI: the same picture, in slices, and nothing left behind."""
 
 import comfy.model_management as management
-import comfy.ops
 import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules import openaimodel
 from comfy.ldm.modules.diffusionmodules.openaimodel import VideoResBlock
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from vcut.nodes.comfy_adapter import prune_model, slice_features, sliced_layers
+from vcut.nodes.comfy_adapter import prune_model, slice_features
 from vcut.nodes.comfy_adapter.run_slicing import RunSlicing
 from vcut.nodes.comfy_adapter.slicing import MemoryEstimate
 from vcut.nodes.feature_slicer import FeatureSlicer
@@ -276,13 +275,6 @@ def test_layer_that_a_slice_calls_is_counted_once(small, sample, with_vcut, summ
     assert in_slices.rpartition(";")[0] == whole.rpartition(";")[0]
 
 
-def test_skip_that_another_pack_has_taken_away_stays_away():
-    h = torch.zeros(2, 4, 3, 3)
-    slicing = RunSlicing(SlicingConfig(4, "everything"), 4)
-    assert slicing.hand_over(h, None, {}) == (h, None)
-    assert slicing.take_parts(h)[0] is h
-
-
 def test_nothing_is_handed_over_past_a_patch_that_is_offered_it_first(small, sample, difference):
     # Newer hosts offer a residual block's input to it; this one's other layers' alone.
     seen = []
@@ -302,47 +294,6 @@ def test_nothing_is_handed_over_past_a_patch_that_is_offered_it_first(small, sam
         sample(sliced(small))
         assert handed
     assert seen
-
-
-def test_weight_that_the_host_lends_is_copied_and_given_back(monkeypatch):
-    norm = comfy.ops.manual_cast.GroupNorm(2, 4)
-    for weight in norm.parameters():
-        torch.nn.init.normal_(weight)
-    lent, returned = [], []
-
-    def lend(layer, x, offloadable=False):
-        assert layer is norm and offloadable
-        lent.extend((norm.weight.detach().to(x.dtype), norm.bias.detach().to(x.dtype)))
-        return (*lent, "loan")
-
-    monkeypatch.setattr(comfy.ops, "cast_bias_weight", lend)
-    monkeypatch.setattr(
-        comfy.ops, "uncast_bias_weight", lambda *given: returned.append(given), raising=False
-    )
-    own = sliced_layers._weight_and_bias(norm, torch.zeros(1, 4, 2, 2, dtype=torch.float64))
-    assert [value.dtype for value in own] == [torch.float64] * 2
-    assert all(torch.equal(value, given) for value, given in zip(own, lent, strict=True))
-    assert not {value.data_ptr() for value in own} & {value.data_ptr() for value in lent}
-    assert len(returned) == 1 and returned[0][0] is norm and returned[0][-1] == "loan"
-
-
-def test_failure_while_the_layers_are_put_in_takes_all_of_them_out_again(small, monkeypatch):
-    put_in = []
-    is_familiar = sliced_layers._is_familiar
-
-    def fail_once_some_are_in(block):
-        put_in[:] = _replaced_forwards(small)
-        if put_in:
-            raise KeyboardInterrupt
-        return is_familiar(block)
-
-    monkeypatch.setattr(sliced_layers, "_is_familiar", fail_once_some_are_in)
-    slicing = RunSlicing(SlicingConfig(4, "everything"), 4)
-    unet = small.model.diffusion_model
-    with pytest.raises(KeyboardInterrupt), sliced_layers.sliced_layers(unet, slicing):
-        pass
-    assert put_in
-    assert _replaced_forwards(small) == []
 
 
 def test_forward_of_another_pack_is_left_alone(small, sample, difference):
