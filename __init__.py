@@ -2,7 +2,7 @@
 
 import logging
 
-from .nodes.host_floor import outdated_host_message
+from .nodes.version_check import outdated_host_message
 
 WEB_DIRECTORY = "./nodes/web"
 

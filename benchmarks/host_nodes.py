@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from host_install import current_host
-from host_launcher import make_comfyui_importable, make_pack_importable
+from private_comfyui.install import current_host
+from private_comfyui.launch import make_comfyui_importable, make_pack_importable
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = (  # of ComfyUI; an older host lacks some
     "nodes_video_model.py",
     "nodes_custom_sampler.py",

@@ -1,9 +1,9 @@
 """Loads a checkpoint with the stock loader and with VCUT's, each in a process of its own.
 
-python3 tests/bench/loading.py [--checkpoint NAME]
+python3 benchmarks/loading.py [--checkpoint NAME]
 
 Prints what the UNet holds, what ComfyUI reckons with, and the peak memory of the process.
-tests/bench/make_full_size_checkpoint.py makes the default checkpoint.
+benchmarks/make_full_size_checkpoint.py makes the default checkpoint.
 """
 
 import argparse
@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
-ROOT = BENCH.parents[1]
-sys.path.insert(0, str(ROOT / "workflows"))
+ROOT = BENCH.parent
+sys.path.insert(0, str(ROOT / "demo"))
 
-from host_install import current_host, run_inside  # noqa: E402
-from host_launcher import make_comfyui_importable, make_pack_importable  # noqa: E402
+from private_comfyui.install import current_host, run_inside  # noqa: E402
+from private_comfyui.launch import make_comfyui_importable, make_pack_importable  # noqa: E402
 
 LOADERS = ("stock", "cached", "remove")
 
@@ -58,7 +58,7 @@ def measure(checkpoint: str, loader: str) -> str:
         folder_paths.add_model_folder_path("checkpoints", str(models / "checkpoints"))
     make_pack_importable()
     # Before either loader, as a running ComfyUI has it: its modules take memory too.
-    from vcut.nodes.comfy_adapter import load_pruned
+    from vcut.comfy_adapter import load_pruned
     from vcut.vcut_core.cross_attention import CrossAttentionConfig
 
     if loader == "stock":

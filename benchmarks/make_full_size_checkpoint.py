@@ -1,6 +1,6 @@
 """Writes an SVD checkpoint of full size with random weights, in the key layout of the real ones.
 
-python3 tests/bench/make_full_size_checkpoint.py [FILE]
+python3 benchmarks/make_full_size_checkpoint.py [FILE]
 
 4.4 GB, fp16. For what does not depend on the values of weights: loading, memory, time.
 """
@@ -8,11 +8,11 @@ python3 tests/bench/make_full_size_checkpoint.py [FILE]
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "workflows"))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "demo"))
 
-from host_install import current_host, run_inside  # noqa: E402
-from host_launcher import make_comfyui_importable  # noqa: E402
+from private_comfyui.install import current_host, run_inside  # noqa: E402
+from private_comfyui.launch import make_comfyui_importable  # noqa: E402
 
 DEFAULT_FILE = ROOT / ".venv" / "models" / "checkpoints" / "svd_xt_random.safetensors"
 UNET_PREFIX = "model.diffusion_model."

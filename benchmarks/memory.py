@@ -1,10 +1,10 @@
 """Counts what SVD's activations take at their peak, without the slicer and with it.
 
-python3 tests/bench/memory.py [--slices 8] [--width 1024 --height 576 --frames 25 --conds 2] ...
+python3 benchmarks/memory.py [--slices 8] [--width 1024 --height 576 --frames 25 --conds 2] ...
 
 Counts every tensor storage of one UNet call on the meta device, weights apart: no GPU, no weights.
 With --device cuda it samples random weights of full size instead and asks torch for the peak.
-Prints a markdown table and writes tests/bench/results/memory.json.
+Prints a markdown table and writes benchmarks/results/memory.json.
 """
 
 import argparse
@@ -14,13 +14,13 @@ from pathlib import Path
 from unittest import mock
 
 BENCH = Path(__file__).resolve().parent
-ROOT = BENCH.parents[1]
-sys.path.insert(0, str(ROOT / "workflows"))
+ROOT = BENCH.parent
+sys.path.insert(0, str(ROOT / "demo"))
 
 from command_line import positive  # noqa: E402
-from host_install import HostError, run_inside  # noqa: E402
 from host_nodes import BenchError, HostNodes, start_comfyui  # noqa: E402
-from variants import Variant  # noqa: E402
+from private_comfyui.install import HostError, run_inside  # noqa: E402
+from speed_variants import Variant  # noqa: E402
 
 RESULTS = BENCH / "results" / "memory.json"
 SCOPES = ("feed_forward", "blocks", "everything")
@@ -84,7 +84,7 @@ def _measure_all(options: argparse.Namespace) -> dict:
     device, measured = measure(nodes, options)
     settings = {name: getattr(options, name) for name in ("width", "height", "frames", "conds")}
     return {
-        "command": "python3 tests/bench/memory.py " + " ".join(sys.argv[1:]),
+        "command": "python3 benchmarks/memory.py " + " ".join(sys.argv[1:]),
         "date": date.today().isoformat(),
         "device": device,
         "versions": {
@@ -131,7 +131,7 @@ def _fused_attention_of_the_host():
 
 def _on_gpu(nodes: HostNodes, options: argparse.Namespace) -> tuple[str, list[dict]]:
     import torch
-    from measuring import measure_run
+    from speed_measuring import measure_run
     from speed_setup import Settings, choose_device, make_model_and_job
 
     choose_device("cuda")  # says so where there is none

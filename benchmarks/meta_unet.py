@@ -94,8 +94,8 @@ def measure_call(
     patcher, *, frames: int = 25, height: int = 576, width: int = 1024, conds: int = 2
 ) -> LocatedMemory:
     """Return what one UNet call held, sizes in pixels, for a patcher whose model is on meta."""
-    from vcut.nodes.comfy_adapter.call_info import KEY, CallInfo
-    from vcut.nodes.comfy_adapter.sampling_run import SamplingRun
+    from vcut.comfy_adapter.call_info import KEY, CallInfo
+    from vcut.comfy_adapter.sampling_run import SamplingRun
 
     rows, size = frames * conds, (height // 8, width // 8)
     base = patcher.model

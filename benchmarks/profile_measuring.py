@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from host_nodes import HostNodes
-from measuring import left_as_it_was
+from speed_measuring import left_as_it_was
+from speed_variants import Job, Variant
 from torch.profiler import ProfilerActivity, profile, record_function
-from variants import Job, Variant
 
 PREFIX = "unet."
 UNET = "whole UNet"

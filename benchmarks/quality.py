@@ -1,6 +1,6 @@
 """Measures what VCUT's settings do to the clips of the tiny SVD, on first frames it never saw.
 
-python3 tests/bench/quality.py [--frames 64] [--seeds 2] [--variants c17 ...] [--weights FILE]
+python3 benchmarks/quality.py [--frames 64] [--seeds 2] [--variants c17 ...] [--weights FILE]
 
 Samples through ComfyUI's own nodes, one thread a process. Stopped, it goes on where it ended when
 the same command is given again. Writes quality.json, quality.md, quality.png and contact sheets.
@@ -14,14 +14,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
-ROOT = BENCH.parents[1]
-sys.path[:0] = [str(BENCH), str(ROOT / "workflows"), str(ROOT / "workflows" / "tiny_svd")]
+ROOT = BENCH.parent
+sys.path[:0] = [str(BENCH), str(ROOT / "demo"), str(ROOT / "demo" / "tiny_svd")]
 
 from command_line import positive  # noqa: E402
-from host_install import HostError, comfyui_version, current_host, run_inside  # noqa: E402
+from private_comfyui.install import HostError, comfyui_version, current_host, run_inside  # noqa: E402
 from quality_variants import BASELINE, SCHEDULE_STEPS, VARIANTS  # noqa: E402
 
-WEIGHTS = ROOT / "workflows" / "tiny_svd" / "tiny_svd.safetensors"
+WEIGHTS = ROOT / "demo" / "tiny_svd" / "tiny_svd.safetensors"
 WORK = ROOT / "artefacts" / "quality"
 RESULTS = BENCH / "results"
 SETTINGS = "euler, karras, cfg 2.5, VideoLinearCFGGuidance 1.0"  # as evaluate.py samples
@@ -89,7 +89,7 @@ def measure_and_report(options: argparse.Namespace) -> None:
             records[Task(**record["task"])] = record
             bar.update()
     results = {
-        "command": " ".join(["python3 tests/bench/quality.py", *sys.argv[1:]]),
+        "command": " ".join(["python3 benchmarks/quality.py", *sys.argv[1:]]),
         **circumstances(),
         "weights": {"file": options.weights.name, "sha256": sha256},
         "sampling": {

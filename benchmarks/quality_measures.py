@@ -7,10 +7,10 @@ the places of VBench's eight dimensions as the paper reports them, without VBenc
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import clips as clip_files
 import cv2
 import numpy as np
 import torch
+import videos as video_files
 from clip_truth import LATE, centroids, directions_right, psnr
 from clip_world import Clips
 from skimage.metrics import structural_similarity
@@ -112,8 +112,8 @@ def distance_to_baseline(baseline: np.ndarray, clip: np.ndarray) -> dict[str, fl
     """Return the measures of the group "baseline"."""
     error = np.abs(baseline.astype(np.float64) - clip).mean((1, 2, 3))  # (T,)
     return {
-        "psnr_to_baseline": min(MOST_DB, clip_files.psnr(baseline, clip)),
-        "ssim_to_baseline": clip_files.ssim(baseline, clip),
+        "psnr_to_baseline": min(MOST_DB, video_files.psnr(baseline, clip)),
+        "ssim_to_baseline": video_files.ssim(baseline, clip),
         "largest_frame_error": float(error.max()),
     }
 

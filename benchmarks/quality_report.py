@@ -1,6 +1,6 @@
 """Makes the table, the plot and the contact sheets of the quality benchmark.
 
-python3 tests/bench/quality_report.py [FOLDER]    the first two again, from quality.json alone
+python3 benchmarks/quality_report.py [FOLDER]    the first two again, from quality.json alone
 """
 
 import io
@@ -216,7 +216,7 @@ def _panel(panel, measure: dict, variants: list[dict], summary: dict) -> None:
 
 def write_sheet(path: Path, clips: list, titles: list[str]) -> None:
     """Write a JPEG, a row of evenly chosen frames for each clip (T, H, W, 3), below the limit."""
-    from clips import contact_sheet
+    from videos import contact_sheet
 
     enlarged = [clip.repeat(SHEET_SCALE, 1).repeat(SHEET_SCALE, 2) for clip in clips]
     sheet = contact_sheet(enlarged, titles)

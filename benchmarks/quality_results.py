@@ -10,10 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from clip_measures import MEASURES, to_uint8
 from clip_world import DIRECTION_NAMES
-from host_install import comfyui_version, current_host
 from machine import cpu_name
+from private_comfyui.install import comfyui_version, current_host
+from quality_measures import MEASURES, to_uint8
 from quality_report import write_sheet
 from quality_sampling import REFERENCES, Run, Task, read_clip, true_clip
 from quality_statistics import orders, summarise

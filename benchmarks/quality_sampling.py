@@ -21,12 +21,12 @@ from pathlib import Path
 from quality_variants import BASELINE, BY_NAME
 
 BENCH = Path(__file__).resolve().parent
-ROOT = BENCH.parents[1]
-TINY_SVD = ROOT / "workflows" / "tiny_svd"
+ROOT = BENCH.parent
+TINY_SVD = ROOT / "demo" / "tiny_svd"
 FRAMES_IN_BATCH = 64  # first frames that the generator makes at once; the first 64 are the gate's
 SEED_STRIDE = 1_000_000  # seed 0 of a frame is the one that the gate samples it with
 REFERENCES = {"truth": "truth", "vae": "truth through the VAE"}  # measured, not sampled
-MEASURE_SOURCES = (BENCH / "clip_measures.py", TINY_SVD / "clip_truth.py")
+MEASURE_SOURCES = (BENCH / "quality_measures.py", TINY_SVD / "clip_truth.py")
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ def read_clip(file: Path):
 @cache
 def _sampler(run: Run) -> "Sampler":
     """Load everything at a worker's first clip, so that an error reaches the parent."""
-    from host_install import current_host
-    from host_launcher import make_comfyui_importable, make_pack_importable
+    from private_comfyui.install import current_host
+    from private_comfyui.launch import make_comfyui_importable, make_pack_importable
 
     make_comfyui_importable(current_host().comfyui)
     import nodes  # noqa: F401  ComfyUI's, before the pack's folder of that name
@@ -182,9 +182,9 @@ class Sampler:
     """The tiny SVD in this process and its variants. Raises RuntimeError for bad weights."""
 
     def __init__(self, run: Run) -> None:
-        import clip_measures
         import comfy.utils
         import cv2
+        import quality_measures
         import torch
         from comfy_extras.nodes_video_model import VideoLinearCFGGuidance
         from evaluate import MIN_CFG
@@ -194,7 +194,7 @@ class Sampler:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         comfy.utils.set_progress_bar_enabled(False)
-        self.run, self.measures, self.watch = run, clip_measures, watch_evaluations
+        self.run, self.measures, self.watch = run, quality_measures, watch_evaluations
         model, self.clip_vision, self.vae = load_tiny_svd(run.weights)
         (self.model,) = VideoLinearCFGGuidance().patch(model, MIN_CFG)
         self.pack_sources = _pack_sources()
@@ -231,7 +231,7 @@ def _pack_sources() -> str:
     import vcut.nodes.guidance_scheduler
     import vcut.nodes.patch_svd_model  # noqa: F401  with the adapter and what it uses
 
-    parts = ("vcut.vcut_core.", "vcut.nodes.comfy_adapter")
+    parts = ("vcut.vcut_core.", "vcut.comfy_adapter")
     modules = [module for name, module in sorted(sys.modules.items()) if name.startswith(parts)]
     return _digest(Path(module.__file__).read_bytes() for module in modules)
 

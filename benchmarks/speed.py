@@ -1,6 +1,6 @@
 """Measures VCUT side by side with the stock sampler and with other ways to save time.
 
-python3 tests/bench/run.py [--model svd|svd_xt|tiny] [--device cuda|cpu] [--rounds N] ...
+python3 benchmarks/speed.py [--model svd|svd_xt|tiny] [--device cuda|cpu] [--rounds N] ...
 
 Weights of full size are random, made in memory: time does not depend on their values. Writes JSON
 with a table and a plot beside it; --report FILE makes those two again. --profile shows instead
@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
-ROOT = BENCH.parents[1]
-sys.path.insert(0, str(ROOT / "workflows"))
+ROOT = BENCH.parent
+sys.path.insert(0, str(ROOT / "demo"))
 
 from command_line import positive  # noqa: E402
-from host_install import HostError, run_inside  # noqa: E402
 from host_nodes import BenchError, HostNodes, start_comfyui  # noqa: E402
+from private_comfyui.install import HostError, run_inside  # noqa: E402
 from speed_setup import (  # noqa: E402
     BYTES,
     FRAMES,
@@ -31,7 +31,7 @@ from speed_setup import (  # noqa: E402
     make_model_and_job,
     require_usable,
 )
-from variants import VARIANTS, Variant, choose, extra_variants  # noqa: E402
+from speed_variants import VARIANTS, Variant, choose, extra_variants  # noqa: E402
 
 RESULTS = BENCH / "results"
 PROFILED = ["baseline", "cached"]
@@ -143,7 +143,7 @@ def _variants(nodes: HostNodes, options: argparse.Namespace) -> tuple[list[Varia
 
 def _compare(nodes, model, job, variants, settings: Settings, results: dict, file: Path) -> None:
     """Measure the variants; the results are written after each round."""
-    from measuring import measure_side_by_side, warm_up_steps
+    from speed_measuring import measure_side_by_side, warm_up_steps
 
     results |= {"rounds_done": 0, "variants": []}
 
@@ -167,7 +167,7 @@ def _compare(nodes, model, job, variants, settings: Settings, results: dict, fil
 
 
 def _profile(nodes, model, job, variants, results: dict, file: Path) -> None:
-    from component_profile import PROFILED_CALL, profile_side_by_side
+    from profile_measuring import PROFILED_CALL, profile_side_by_side
 
     with _progress(PROFILED_CALL * len(variants)) as bar:
         results["profiles"] = profile_side_by_side(
@@ -222,7 +222,7 @@ def _name(settings: Settings, is_profile: bool) -> str:
 def _command() -> str:
     """Return the command as another would type it, without this machine's folders."""
     words = [Path(word).name if "/" in word or "\\" in word else word for word in sys.argv[1:]]
-    return " ".join(["python3 tests/bench/run.py", *words])
+    return " ".join(["python3 benchmarks/speed.py", *words])
 
 
 def _is_out_of_memory(error: Exception) -> bool:

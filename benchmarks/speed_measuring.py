@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from host_nodes import HostNodes
 from live_memory import LiveMemory
-from variants import Job, Variant
+from speed_variants import Job, Variant
 
 WARM_UP_STEPS = 2
 

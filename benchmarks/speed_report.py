@@ -14,7 +14,7 @@ def read(file: Path) -> dict:
     """Return the results in ``file``. Raises ValueError when it holds something else."""
     results = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(results, dict) or "variants" not in results:
-        raise ValueError(f"expected results of tests/bench/run.py, got {file.name}")
+        raise ValueError(f"expected results of benchmarks/speed.py, got {file.name}")
     return results
 
 

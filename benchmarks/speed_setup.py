@@ -7,7 +7,7 @@ from datetime import date
 
 from host_nodes import ROOT, BenchError, HostNodes
 from machine import cpu_name
-from variants import Job
+from speed_variants import Job
 
 BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 FULL_SIZE = ("svd", "svd_xt")
@@ -136,7 +136,7 @@ def _example_picture():
     import torch
     from PIL import Image
 
-    file = ROOT / "workflows" / "tiny_svd" / "example_input.png"
+    file = ROOT / "demo" / "tiny_svd" / "example_input.png"
     pixels = numpy.asarray(Image.open(file).convert("RGB"), dtype="float32") / 255
     return torch.from_numpy(pixels)[None]
 

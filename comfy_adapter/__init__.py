@@ -7,7 +7,7 @@ in the run's own options (``sampling_run``), the blocks' own forwards (``block_f
 is no state to reset. Decisions and arithmetic live in ``vcut_core``.
 """
 
-from .costing import read_model
+from .cost_reading import read_model
 from .layers import HostCrossAttention, find_cross_attentions
 from .loading import checkpoint_names, load_pruned, prune_model
 from .model_patches import patch_cross_attentions, require_svd, schedule_guidance, slice_features

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 
-from ...vcut_core.cross_attention import is_single_token
-from ...vcut_core.transformer_block import constant_of_rows, forward_with_constant
+from ..vcut_core.cross_attention import is_single_token
+from ..vcut_core.transformer_block import constant_of_rows, forward_with_constant
 from .call_info import KEY, CallInfo
-from .foreign_patches import is_patched_inside
 from .layers import HostCrossAttention, cross_attention_blocks
+from .other_patches import is_patched_inside
 
 UNSLICED = "slicing of a block that another pack has patched"  # as the run's line says it
 

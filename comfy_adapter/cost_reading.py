@@ -14,8 +14,8 @@ import torch
 from comfy.ldm.modules.attention import CrossAttention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-from ...vcut_core.cost_model import UNetCost, measure
-from ...vcut_core.run_cost import CostSettings, RunCost
+from ..vcut_core.cost_model import UNetCost, measure
+from ..vcut_core.run_cost import CostSettings, RunCost
 from .call_info import KEY
 from .host_model import computing_dtype
 from .layers import HostCrossAttention

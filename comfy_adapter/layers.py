@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from comfy.ldm.modules.attention import SpatialVideoTransformer
 
-from ...vcut_core.cross_attention import AffineCrossAttention, is_single_token, spread, zeros
+from ..vcut_core.cross_attention import AffineCrossAttention, is_single_token, spread, zeros
 from .call_info import KEY, CallInfo
 
 

@@ -4,7 +4,7 @@ import comfy.model_management
 import comfy.sd
 import folder_paths
 
-from ...vcut_core.cross_attention import CrossAttentionConfig
+from ..vcut_core.cross_attention import CrossAttentionConfig
 from .layers import find_cross_attentions
 from .model_patches import require_svd, with_config
 from .pruning import LOADER, adopt_pruned

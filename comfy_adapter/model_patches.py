@@ -6,9 +6,9 @@ import torch
 from comfy.ldm.modules.attention import CrossAttention
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
-from ...vcut_core.cross_attention import CrossAttentionConfig
-from ...vcut_core.feature_slicing import SlicingConfig
-from ...vcut_core.guidance import GuidanceConfig
+from ..vcut_core.cross_attention import CrossAttentionConfig
+from ..vcut_core.feature_slicing import SlicingConfig
+from ..vcut_core.guidance import GuidanceConfig
 from .layers import HostCrossAttention, find_cross_attentions
 from .pruning import PrunedCrossAttention, follow_pruned
 from .sampling_run import KEY, PatchedLayers, sample_with_vcut

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ...vcut_core.feature_slicing import AUTOMATIC, SlicingConfig, map_slices, slices_of
+from ..vcut_core.feature_slicing import AUTOMATIC, SlicingConfig, map_slices, slices_of
 
 
 class RunSlicing:

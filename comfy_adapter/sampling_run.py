@@ -11,9 +11,9 @@ import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ...vcut_core.cross_attention import CrossAttentionConfig, ValueCache
-from ...vcut_core.guidance import GuidanceConfig
-from ...vcut_core.run_summary import RunSummary
+from ..vcut_core.cross_attention import CrossAttentionConfig, ValueCache
+from ..vcut_core.guidance import GuidanceConfig
+from ..vcut_core.run_summary import RunSummary
 from .block_forward import constant_blocks, with_short_time_context
 from .call_info import KEY, CallInfo
 from .node_feedback import show_on_node

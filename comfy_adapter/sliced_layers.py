@@ -21,7 +21,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import (
 from comfy.ldm.modules.diffusionmodules.util import AlphaBlender
 from torch import Tensor, nn
 
-from ...vcut_core.feature_slicing import (
+from ..vcut_core.feature_slicing import (
     FEED_FORWARD_PARTS,
     NormThenConv,
     map_slices,

@@ -13,11 +13,11 @@ from comfy.ldm.modules.attention import SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, Upsample
 from comfy.model_patcher import ModelPatcher
 
-from ...vcut_core.activation_memory import CallShape, LayerShape, UNetShape, peak_bytes, places
-from ...vcut_core.feature_slicing import AUTOMATIC, MAX_SLICES, SlicingConfig
+from ..vcut_core.activation_memory import CallShape, LayerShape, UNetShape, peak_bytes, places
+from ..vcut_core.feature_slicing import AUTOMATIC, MAX_SLICES, SlicingConfig
 from .call_info import KEY
-from .foreign_patches import is_patched_inside
 from .host_model import computing_dtype, memory_for_activations
+from .other_patches import is_patched_inside
 from .run_slicing import RunSlicing
 
 # Kernels take memory of their own, and an allocator never packs tightly.

@@ -1,9 +1,9 @@
 """First command of the README: one picture becomes a clip, without and with VCUT.
 
-python3 workflows/run.py [--image FILE] [--checkpoint NAME] ...
+python3 demo/run.py [--image FILE] [--checkpoint NAME] ...
 
 Sets up a private ComfyUI the first time. Without --checkpoint it uses the tiny SVD, which knows
-four sprites at 64x64 pixels (workflows/tiny_svd/README.md); other pictures come out as blobs.
+four sprites at 64x64 pixels (demo/tiny_svd/README.md); other pictures come out as blobs.
 """
 
 import argparse
@@ -12,11 +12,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import graph
 from command_line import positive
-from host_install import PACK, WORKFLOWS, HostError, current_host, run_inside
+from private_comfyui import prompts
+from private_comfyui.install import DEMO, PACK, WORKFLOWS, HostError, current_host, run_inside
 
-EXAMPLE_IMAGE = WORKFLOWS / "tiny_svd" / "example_input.png"
+EXAMPLE_IMAGE = DEMO / "tiny_svd" / "example_input.png"
 DEFAULT_WORKFLOW = WORKFLOWS / "svd_vcut.json"
 TINY_SIDE = 64  # pixels: the width and height that the tiny SVD was trained at
 IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\x00", b"MM\x00*")
@@ -50,7 +50,7 @@ def main() -> int:
             return exit_code
         _check_image(arguments.image)
         without, with_vcut, sheet = _make_clips(arguments)
-    except (HostError, graph.WorkflowError, OSError) as error:  # OSError: a full disk, say
+    except (HostError, prompts.WorkflowError, OSError) as error:  # OSError: a full disk, say
         print(f"VCUT: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -89,10 +89,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise HostError(f"could not read the picture {arguments.image}: {error}.") from None
     if not start.startswith(IMAGE_SIGNATURES):
         raise HostError(f"expected a picture (PNG, JPEG, WebP, ...), got {arguments.image}.")
-    workflow = graph.load(arguments.workflow)
-    nodes = workflow.values() if graph.is_prompt(workflow) else workflow["nodes"]
+    workflow = prompts.load(arguments.workflow)
+    nodes = workflow.values() if prompts.is_prompt(workflow) else workflow["nodes"]
     kinds = {node.get("class_type") or node.get("type") for node in nodes}
-    if not kinds & set(graph.VCUT_NODES):
+    if not kinds & set(prompts.VCUT_NODES):
         files = ", ".join(sorted(path.name for path in WORKFLOWS.glob("*vcut*.json")))
         raise HostError(f"{arguments.workflow.name} has no VCUT node. Workflows with one: {files}.")
     _check_output(arguments.output)
@@ -135,13 +135,13 @@ def _check_image(path: Path) -> None:
 
 def _make_clips(arguments: argparse.Namespace) -> tuple[Clip, Clip, Path]:
     """Start ComfyUI, run both prompts, write everything to the output folder."""
-    import clips
-    from host import ComfyServer
+    import videos
+    from private_comfyui.serve import ComfyServer
 
     print("Starting ComfyUI", flush=True)
     with ComfyServer(current_host()) as server:
         prompt = _prompt(arguments, server)
-        variants = {"without VCUT": graph.without_vcut(prompt), "with VCUT": prompt}
+        variants = {"without VCUT": prompts.without_vcut(prompt), "with VCUT": prompt}
         for variant in variants.values():  # load and warm up, so that the seconds compare
             server.run(_shortened(variant))
         without, with_vcut = (
@@ -149,29 +149,29 @@ def _make_clips(arguments: argparse.Namespace) -> tuple[Clip, Clip, Path]:
             for title, variant in variants.items()
         )
     titles = tuple(variants)
-    both = clips.side_by_side(without.frames, with_vcut.frames, titles)
-    clips.write_mp4(arguments.output / "side_by_side.mp4", both, fps=_fps(prompt))
+    both = videos.side_by_side(without.frames, with_vcut.frames, titles)
+    videos.write_mp4(arguments.output / "side_by_side.mp4", both, fps=_fps(prompt))
     sheet = arguments.output / "contact_sheet.png"
-    clips.contact_sheet([without.frames, with_vcut.frames], list(titles)).save(sheet)
+    videos.contact_sheet([without.frames, with_vcut.frames], list(titles)).save(sheet)
     return without, with_vcut, sheet
 
 
 def _prompt(arguments: argparse.Namespace, server) -> dict:
     """Return the workflow as a prompt, with the user's choices in it."""
     object_info = server.get("/object_info")
-    prompt = graph.to_prompt(graph.load(arguments.workflow), object_info)
-    prompt = graph.without_comparison(prompt)  # this command compares by itself
+    prompt = prompts.to_prompt(prompts.load(arguments.workflow), object_info)
+    prompt = prompts.without_comparison(prompt)  # this command compares by itself
     width, height = arguments.width, arguments.height
     if arguments.checkpoint is None:
-        graph.replace_loader(prompt, "VCUT_LoadTinySVD")
+        prompts.replace_loader(prompt, "VCUT_LoadTinySVD")
         width, height = width or TINY_SIDE, height or TINY_SIDE
     else:
-        loader = object_info[graph.STOCK_LOADER]["input"]["required"]
+        loader = object_info[prompts.STOCK_LOADER]["input"]["required"]
         _check_checkpoint(arguments.checkpoint, loader["ckpt_name"][0])
-        for loader in (graph.STOCK_LOADER, graph.PRUNED_LOADER):
-            graph.set_inputs(prompt, loader, ckpt_name=arguments.checkpoint)
-    graph.set_inputs(prompt, "LoadImage", image=server.upload(arguments.image))
-    graph.set_inputs(
+        for loader in (prompts.STOCK_LOADER, prompts.PRUNED_LOADER):
+            prompts.set_inputs(prompt, loader, ckpt_name=arguments.checkpoint)
+    prompts.set_inputs(prompt, "LoadImage", image=server.upload(arguments.image))
+    prompts.set_inputs(
         prompt,
         "SVD_img2vid_Conditioning",
         width=width,
@@ -180,10 +180,10 @@ def _prompt(arguments: argparse.Namespace, server) -> dict:
     )
     for sampler in ("KSampler", "KSamplerAdvanced"):
         seed = arguments.seed
-        graph.set_inputs(prompt, sampler, steps=arguments.steps, seed=seed, noise_seed=seed)
-    graph.set_inputs(prompt, "VCUT_GuidanceScheduler", cut_step=arguments.cut_step)
-    graph.add_counter(prompt)
-    graph.add_frames_output(prompt)
+        prompts.set_inputs(prompt, sampler, steps=arguments.steps, seed=seed, noise_seed=seed)
+    prompts.set_inputs(prompt, "VCUT_GuidanceScheduler", cut_step=arguments.cut_step)
+    prompts.add_counter(prompt)
+    prompts.add_frames_output(prompt)
     return prompt
 
 
@@ -193,12 +193,12 @@ def _shortened(prompt: dict) -> dict:
 
     prompt = copy.deepcopy(prompt)
     for sampler in ("KSampler", "KSamplerAdvanced"):
-        graph.set_inputs(prompt, sampler, steps=1, seed=2**32, noise_seed=2**32)
+        prompts.set_inputs(prompt, sampler, steps=1, seed=2**32, noise_seed=2**32)
     return prompt
 
 
 def _make_clip(server, prompt: dict, title: str, folder: Path) -> Clip:
-    import clips
+    import videos
     from tqdm import tqdm
 
     with tqdm(desc=title, unit="step", leave=True) as bar:
@@ -209,7 +209,7 @@ def _make_clip(server, prompt: dict, title: str, folder: Path) -> Clip:
 
         run = server.run(prompt, on_progress)
     name = title.replace(" ", "_").lower()
-    frames = clips.read_frames(
+    frames = videos.read_frames(
         [
             server.fetch(file, server.folder / "fetched" / f"{name}_{index:03}.png")
             for index, file in enumerate(run.files["frames"])
@@ -220,11 +220,13 @@ def _make_clip(server, prompt: dict, title: str, folder: Path) -> Clip:
     if videos:
         server.fetch(videos[0], path)
     else:
-        clips.write_mp4(path, frames, fps=_fps(prompt))
+        videos.write_mp4(path, frames, fps=_fps(prompt))
     counted = run.events.get("vcut_demo.run", [])
     if not counted:
         raise HostError("expected a workflow with a KSampler or a guider, found no sampling in it.")
-    summaries = [run.texts[n] for n in graph.nodes_of(prompt, *graph.VCUT_NODES) if n in run.texts]
+    summaries = [
+        run.texts[n] for n in prompts.nodes_of(prompt, *prompts.VCUT_NODES) if n in run.texts
+    ]
     return Clip(
         frames=frames,
         path=path,
@@ -235,15 +237,15 @@ def _make_clip(server, prompt: dict, title: str, folder: Path) -> Clip:
 
 
 def _fps(prompt: dict) -> int:
-    values = [prompt[n]["inputs"].get("fps") for n in graph.nodes_of(prompt, "CreateVideo")]
+    values = [prompt[n]["inputs"].get("fps") for n in prompts.nodes_of(prompt, "CreateVideo")]
     return int(values[0]) if values and not isinstance(values[0], list) else 6
 
 
 def _table(without: Clip, with_vcut: Clip, sheet: Path, is_tiny: bool) -> str:
     """Return what the user is told in the end."""
-    import clips
+    import videos
 
-    decibels = clips.psnr(without.frames, with_vcut.frames)
+    decibels = videos.psnr(without.frames, with_vcut.frames)
     rows = [
         ("", "without VCUT", "with VCUT"),
         ("UNet evaluations", without.evaluations, with_vcut.evaluations),
@@ -251,7 +253,7 @@ def _table(without: Clip, with_vcut: Clip, sheet: Path, is_tiny: bool) -> str:
         ("seconds of sampling", f"{without.seconds:.2f}", f"{with_vcut.seconds:.2f}"),
         ("speedup", "1.00", f"{without.seconds / with_vcut.seconds:.2f}"),
         ("PSNR between the two", "", "equal" if decibels == float("inf") else f"{decibels:.1f} dB"),
-        ("SSIM, windows of 7x7", "", f"{clips.ssim(without.frames, with_vcut.frames):.3f}"),
+        ("SSIM, windows of 7x7", "", f"{videos.ssim(without.frames, with_vcut.frames):.3f}"),
     ]
     lines = ["", *(f"{name:22} {left!s:>14} {right!s:>14}" for name, left, right in rows), ""]
     lines.append(f"VCUT: {with_vcut.summary}")

@@ -3,10 +3,10 @@
 import torch
 from comfy_api.latest import io
 
-from .clip_comparison import AlignedClips, Clip, Scores
-from .comfy_adapter import node_id_of, show_on_node, with_progress
-from .drawing.captions import clean
-from .drawing.clip_pictures import SideBySide, plot
+from ..comfy_adapter import node_id_of, show_on_node, with_progress
+from ..plots.captions import clean
+from ..plots.video_pictures import SideBySide, plot
+from .video_comparison import AlignedClips, Clip, Scores
 
 DISPLAY_NAME = "VCUT Compare Videos"
 

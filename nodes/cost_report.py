@@ -2,10 +2,10 @@
 
 from comfy_api.latest import io
 
+from ..comfy_adapter import node_id_of, read_model, require_svd, show_on_node
+from ..plots.cost_picture import draw_costs
 from ..vcut_core.cost_report import headline, report_lines, unit_for
 from ..vcut_core.guidance import MAX_STEPS
-from .comfy_adapter import node_id_of, read_model, require_svd, show_on_node
-from .drawing.cost_picture import draw_costs
 
 DISPLAY_NAME = "VCUT Cost Report"
 MAX_SIZE = 16384  # of SVD_img2vid_Conditioning, in pixels

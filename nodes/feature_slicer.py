@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
+from ..comfy_adapter import node_id_of, require_svd, slice_features
 from ..vcut_core.feature_slicing import AUTOMATIC, MAX_SLICES, SCOPES, SlicingConfig
-from .comfy_adapter import node_id_of, require_svd, slice_features
 
 DISPLAY_NAME = "VCUT Feature Slicer"
 

@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
+from ..comfy_adapter import node_id_of, require_svd, schedule_guidance
 from ..vcut_core.guidance import AFTER_CUT_MODES, MAX_STEPS, GuidanceConfig
-from .comfy_adapter import node_id_of, require_svd, schedule_guidance
 
 DISPLAY_NAME = "VCUT Guidance Scheduler"
 

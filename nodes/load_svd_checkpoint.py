@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
+from ..comfy_adapter import LOADER, PRUNED_MODES, checkpoint_names, load_pruned, node_id_of
 from ..vcut_core.cross_attention import CrossAttentionConfig
-from .comfy_adapter import LOADER, PRUNED_MODES, checkpoint_names, load_pruned, node_id_of
 
 
 class LoadSVDCheckpoint(io.ComfyNode):

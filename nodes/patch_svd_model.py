@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
+from ..comfy_adapter import node_id_of, patch_cross_attentions, require_svd
 from ..vcut_core.cross_attention import SPATIAL_MODES, TEMPORAL_MODES, CrossAttentionConfig
-from .comfy_adapter import node_id_of, patch_cross_attentions, require_svd
 
 DISPLAY_NAME = "VCUT Patch SVD Model"
 

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TESTS.parent / "workflows"))
-sys.path.append(str(TESTS / "bench"))  # last: it has a run.py too
+FOLDERS = ("demo", "demo/tiny_svd", "benchmarks", "tools")
+sys.path[:0] = [str(TESTS.parent / folder) for folder in FOLDERS]
 
-from host_launcher import make_pack_importable  # noqa: E402
+from private_comfyui.launch import make_pack_importable  # noqa: E402
 
 make_pack_importable()
 

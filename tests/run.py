@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TESTS.parent / "workflows"))
+sys.path.insert(0, str(TESTS.parent / "demo"))
 
-from host_install import HostError, run_inside  # noqa: E402
+from private_comfyui.install import HostError, run_inside  # noqa: E402
 
 
 def main() -> int:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from host import ComfyServer
-from host_install import Host
 from playwright.sync_api import ConsoleMessage, Locator, Page, sync_playwright
+from private_comfyui.install import Host
+from private_comfyui.serve import ComfyServer
 
 # What the page would otherwise lay over the canvas on a first visit, and a check of its own that
 # is off by default: every workflow that is loaded must pass the frontend's schema.

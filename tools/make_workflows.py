@@ -1,6 +1,6 @@
 """Makes workflows/*.json and their thumbnails in ComfyUI's real page.
 
-python3 tests/browser/make_workflows.py [name ...]
+python3 tools/make_workflows.py [name ...]
 """
 
 import json
@@ -9,11 +9,11 @@ import sys
 import uuid
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ROOT / "workflows"
-sys.path.insert(0, str(WORKFLOWS))
+sys.path.insert(0, str(ROOT / "demo"))
 
-from host_install import HostError, current_host, run_inside  # noqa: E402
+from private_comfyui.install import HostError, current_host, run_inside  # noqa: E402
 from recipes import RECIPES, Recipe  # noqa: E402
 from workflow_layout import layout  # noqa: E402
 
@@ -107,7 +107,7 @@ def main() -> int:
     if exit_code is not None:
         return exit_code
     from comfy_page import page_of, placeholder_checkpoints, upload_example_picture
-    from host import ComfyServer
+    from private_comfyui.serve import ComfyServer
 
     host = current_host()
     with ComfyServer(host) as server, placeholder_checkpoints(server):

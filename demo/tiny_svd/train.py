@@ -1,6 +1,6 @@
 """Trains the tiny SVD from nothing to tiny_svd.safetensors. Run it again to go on where it ended.
 
-    .venv/bin/python workflows/tiny_svd/train.py --work ~/vcut-training
+    .venv/bin/python demo/tiny_svd/train.py --work ~/vcut-training
 
 Stages: vae, image encoder, latents (clips encoded once), unet, export. GPU where there is one.
 """

@@ -1,19 +1,13 @@
 """The quality benchmark's measures, on clips whose answers are known by construction."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+import quality_measures
 import torch
+from clip_world import Clips, make_clips
 from scipy.ndimage import gaussian_filter
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path += [str(ROOT / "tests" / "bench"), str(ROOT / "workflows" / "tiny_svd")]
-
-import clip_measures  # noqa: E402
-from clip_world import Clips, make_clips  # noqa: E402
 
 FRAMES, SIZE = 14, 64
 RED = (230, 30, 30)
@@ -57,18 +51,20 @@ def _measured(change) -> dict[str, float]:
     """Return the measures of the moving square after ``change`` (in place) of its clip."""
     clip, truth = _moving_square()
     change(clip)
-    return clip_measures.measure(clip, truth)
+    return quality_measures.measure(clip, truth)
 
 
 def test_every_measure_has_a_value():
     clip, truth = _moving_square()
-    values = clip_measures.measure(clip, truth) | clip_measures.distance_to_baseline(clip, clip)
-    assert sorted(values) == sorted(measure.name for measure in clip_measures.MEASURES)
+    values = quality_measures.measure(clip, truth) | quality_measures.distance_to_baseline(
+        clip, clip
+    )
+    assert sorted(values) == sorted(measure.name for measure in quality_measures.MEASURES)
 
 
 def test_distance_to_the_baseline_of_a_constant_offset():
     # Error 10 everywhere: 20 log10(255 / 10) = 28.13 dB.
-    values = clip_measures.distance_to_baseline(_flat(100, 100), _flat(110, 90))
+    values = quality_measures.distance_to_baseline(_flat(100, 100), _flat(110, 90))
     assert values["psnr_to_baseline"] == pytest.approx(28.1308, abs=1e-4)
     assert values["largest_frame_error"] == 10
 
@@ -77,14 +73,14 @@ def test_largest_frame_error_is_that_of_the_worst_frame():
     baseline, clip = _flat(100, 100, 100), _flat(100, 130, 101)
     # A quarter of the middle frame is right: its mean error is 22.5, more than 0 and 1.
     clip[1, :32, :32] = 100
-    values = clip_measures.distance_to_baseline(baseline, clip)
+    values = quality_measures.distance_to_baseline(baseline, clip)
     assert values["largest_frame_error"] == pytest.approx(22.5)
 
 
 def test_equal_clips_have_no_distance():
     clip = _pan(1)
-    assert clip_measures.distance_to_baseline(clip, clip) == {
-        "psnr_to_baseline": clip_measures.MOST_DB,
+    assert quality_measures.distance_to_baseline(clip, clip) == {
+        "psnr_to_baseline": quality_measures.MOST_DB,
         "ssim_to_baseline": pytest.approx(1.0),
         "largest_frame_error": 0.0,
     }
@@ -134,7 +130,7 @@ def test_direction_of_the_true_clip_is_right():
 @pytest.mark.parametrize("pixels", [1, 2, 3])
 def test_flow_of_a_shifted_texture_is_its_shift(pixels):
     first, second = _pan(pixels)[:2]
-    field = clip_measures.flow(first, second)[8:-8, 8:-8]
+    field = quality_measures.flow(first, second)[8:-8, 8:-8]
     assert np.median(field[..., 0]) == pytest.approx(-pixels, abs=0.05)
     assert np.median(field[..., 1]) == pytest.approx(0, abs=0.05)
 
@@ -142,40 +138,42 @@ def test_flow_of_a_shifted_texture_is_its_shift(pixels):
 @pytest.mark.parametrize("pixels", [0, 1, 2])
 def test_dynamic_degree_of_a_pan_is_its_speed(pixels):
     # The fastest 5 % are a little above the speed that all pixels have.
-    assert clip_measures.dynamic_degree(_pan(pixels)) == pytest.approx(pixels, rel=0.1, abs=0.01)
+    assert quality_measures.dynamic_degree(_pan(pixels)) == pytest.approx(pixels, rel=0.1, abs=0.01)
 
 
 def test_dynamic_degree_of_a_sprite_is_the_sprites_speed():
     # The square is 10 % of the picture: the fastest 5 % lie in it.
     clip, _ = _moving_square(step=2)
-    assert clip_measures.dynamic_degree(clip) == pytest.approx(2, rel=0.1)
+    assert quality_measures.dynamic_degree(clip) == pytest.approx(2, rel=0.1)
 
 
 def test_linear_fade_is_perfectly_smooth():
-    assert clip_measures.motion_smoothness(_flat(10, 40, 70, 100, 130)) == 100
+    assert quality_measures.motion_smoothness(_flat(10, 40, 70, 100, 130)) == 100
 
 
 def test_frame_that_jumps_makes_a_clip_less_smooth_by_its_error():
     # Frame 2 is 51 of 255 off the middle of its neighbours, frame 4 is right: (20 + 0) / 2.
-    assert clip_measures.motion_smoothness(_flat(10, 61, 10, 10, 10)) == pytest.approx(90)
+    assert quality_measures.motion_smoothness(_flat(10, 61, 10, 10, 10)) == pytest.approx(90)
 
 
 def test_pan_is_smooth_though_its_neighbours_mean_is_far_off():
     clip = _pan(3)
     blend = np.abs((clip[0].astype(float) + clip[2]) / 2 - clip[1]).mean() * 100 / 255
     assert blend > 4
-    assert clip_measures.motion_smoothness(clip) > 99
+    assert quality_measures.motion_smoothness(clip) > 99
 
 
 def test_blurred_clip_is_less_sharp():
     clip = _pan(1)
     blurred = gaussian_filter(clip, (0, 1, 1, 0))
-    assert clip_measures.sharpness(blurred) < 0.6 * clip_measures.sharpness(clip)
+    assert quality_measures.sharpness(blurred) < 0.6 * quality_measures.sharpness(clip)
 
 
 def test_sharpness_grows_with_the_square_of_contrast():
     clip = _pan(0) // 4
-    assert clip_measures.sharpness(2 * clip) == pytest.approx(4 * clip_measures.sharpness(clip))
+    assert quality_measures.sharpness(2 * clip) == pytest.approx(
+        4 * quality_measures.sharpness(clip)
+    )
 
 
 def test_true_clip_is_as_sharp_and_as_contrasted_as_the_truth():
@@ -189,7 +187,7 @@ def test_contrast_is_the_deviation_from_the_mean_colour():
     clip = _flat(100, 100)
     clip[:, :32] += 40
     clip[..., 0] += 90
-    assert clip_measures.contrast(clip) == pytest.approx(20)
+    assert quality_measures.contrast(clip) == pytest.approx(20)
 
 
 def test_contrast_is_that_of_the_last_three_frames():
@@ -256,20 +254,20 @@ def test_sprite_of_another_look_is_consistent_in_itself_but_not_with_the_input()
 
 def test_patches_are_cut_around_the_given_centres():
     clip, truth = _moving_square()
-    patches = clip_measures.sprite_patches(clip, truth.path[0].numpy())
+    patches = quality_measures.sprite_patches(clip, truth.path[0].numpy())
     assert np.array_equal(patches, np.broadcast_to(np.uint8(RED), patches.shape))
 
 
 def test_pictures_are_rounded_as_comfyui_saves_them():
     frames = torch.tensor([-0.1, 0.0, 0.5, 1.0, 1.2]).view(5, 1, 1, 1).expand(5, 3, 2, 2)
-    assert clip_measures.to_uint8(frames)[:, 0, 0, 0].tolist() == [0, 0, 128, 255, 255]
+    assert quality_measures.to_uint8(frames)[:, 0, 0, 0].tolist() == [0, 0, 128, 255, 255]
 
 
 def test_measures_of_generated_truth_are_near_the_ideal():
     truth = make_clips(4, seed=1, unseen=True)
     for index in range(4):
         one = truth.only(index)
-        values = clip_measures.measure(clip_measures.to_uint8(one.frames[0]), one)
+        values = quality_measures.measure(quality_measures.to_uint8(one.frames[0]), one)
         speed = 0.01 * int(one.motion_bucket)
         assert values["dynamic_degree"] == pytest.approx(speed, rel=0.2)
         assert min(values[name] for name in CONSISTENCIES) > 97

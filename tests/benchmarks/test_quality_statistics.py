@@ -2,19 +2,14 @@
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import quality_report
+import quality_sampling
+import quality_statistics as statistics
 from PIL import Image
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path += [str(ROOT / "tests" / "bench"), str(ROOT / "workflows" / "tiny_svd")]
-
-import quality_report  # noqa: E402
-import quality_sampling  # noqa: E402
-import quality_statistics as statistics  # noqa: E402
 
 HIGHER = {"name": "db", "title": "dB", "better": "higher", "group": "truth", "decimals": 1}
 

@@ -8,16 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import component_profile
+import profile_measuring
 import profile_report
 import pytest
 import speed_setup
 import torch
 from host_nodes import BenchError
-from measuring import measure_run, measure_side_by_side
-from variants import VARIANTS, Job, choose, extra_variants
+from speed_measuring import measure_run, measure_side_by_side
+from speed_variants import VARIANTS, Job, choose, extra_variants
 
-BENCH = Path(__file__).resolve().parents[1] / "bench"
+BENCH = Path(__file__).resolve().parents[2] / "benchmarks"
 
 STEPS = 5
 # Guided steps: (c - 1) x 5 / 25, half up: 1.8 -> 2, 3.2 -> 3, 3.8 -> 4. Two evaluations each, the
@@ -112,7 +112,7 @@ def test_model_is_left_as_it_was(tiny, nodes, job):
     weights = copy.deepcopy(tiny.model.model.state_dict())
     chosen = choose(["cut_17", "remove", "lazycache"], VARIANTS)
     measure_side_by_side(nodes, tiny.model, job, chosen, 1, has_live_memory=False)
-    component_profile.profile_side_by_side(nodes, tiny.model, job, chosen[:2], lambda _: None)
+    profile_measuring.profile_side_by_side(nodes, tiny.model, job, chosen[:2], lambda _: None)
     assert state() == before
     assert all(torch.equal(w, weights[k]) for k, w in tiny.model.model.state_dict().items())
     again = tiny.sample(steps=2, conditioning=tiny.conditioning(frames=2))
@@ -121,7 +121,7 @@ def test_model_is_left_as_it_was(tiny, nodes, job):
 
 def test_profile_puts_all_time_into_components(tiny, nodes, job):
     chosen = choose(["cached"], VARIANTS)
-    profiles = component_profile.profile_side_by_side(
+    profiles = profile_measuring.profile_side_by_side(
         nodes, tiny.model, job, chosen, lambda _: None
     )
     for profile in profiles.values():
@@ -137,7 +137,7 @@ def test_profile_puts_all_time_into_components(tiny, nodes, job):
             assert baseline[f"{side} {layer}"]["calls"] == 16
             assert cached[f"{side} {layer}"]["calls"] == 16
     settings = speed_setup.Settings(**speed_setup.default_settings("tiny", "cpu"))
-    told = speed_setup.circumstances(settings, "python3 tests/bench/run.py --profile")
+    told = speed_setup.circumstances(settings, "python3 benchmarks/speed.py --profile")
     text = profile_report.profile_text({**told, "profiles": profiles})
     assert "| temporal attn2 |" in text and "| aten::addmm |" in text
 
@@ -205,7 +205,7 @@ def test_wrong_names_around_another_pack_are_one_sentence(with_foreign_pack, tmp
 
 
 def _command(*words):
-    command = [sys.executable, str(BENCH / "run.py"), *words]
+    command = [sys.executable, str(BENCH / "speed.py"), *words]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
 

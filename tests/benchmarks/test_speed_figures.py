@@ -10,8 +10,8 @@ import torch
 from full_size_svd import PARAMETERS
 from host_nodes import BenchError
 from live_memory import LiveMemory
-from measuring import Result, Run, rotated
-from variants import VARIANTS, choose
+from speed_measuring import Result, Run, rotated
+from speed_variants import VARIANTS, choose
 
 
 def test_baseline_is_always_measured_and_unknown_names_are_refused():
@@ -71,7 +71,7 @@ def _results(*rows, device="cpu"):
     settings = speed_setup.default_settings("svd_xt", device)
     settings |= {"cfg": 2.5, "sampler": "euler", "scheduler": "karras"}
     return {
-        "command": "python3 tests/bench/run.py",
+        "command": "python3 benchmarks/speed.py",
         "date": "2026-01-31",
         "device": {"type": device, "name": "A Processor", "threads": 2},
         "versions": {"VCUT": "1.2.3"},

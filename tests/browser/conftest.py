@@ -1,16 +1,13 @@
 """A real ComfyUI with the pack in it, and its page in Debian's chromium."""
 
-import sys
 from pathlib import Path
 
 import pytest
+from comfy_page import chromium, page_of, upload_example_picture
+from private_comfyui.install import PACK, current_host
+from private_comfyui.serve import ComfyServer
 
 BROWSER = Path(__file__).resolve().parent
-sys.path.insert(0, str(BROWSER))  # for comfy_page, which the maker of the workflows shares
-
-from comfy_page import chromium, page_of, upload_example_picture  # noqa: E402
-from host import ComfyServer  # noqa: E402
-from host_install import PACK, current_host  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):

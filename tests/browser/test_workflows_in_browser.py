@@ -16,9 +16,9 @@ from comfy_page import (
     show_node,
     whole_graph,
 )
-from graph import to_prompt
-from host_install import WORKFLOWS, comfyui_version, current_host
 from make_workflows import COMFYUI_VERSION, RECIPES, build, finish, pack_version
+from private_comfyui.install import WORKFLOWS, comfyui_version, current_host
+from private_comfyui.prompts import to_prompt
 
 pytestmark = pytest.mark.browser
 

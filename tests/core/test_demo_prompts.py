@@ -2,9 +2,9 @@
 
 import json
 
-import graph
 import pytest
-from host_install import WORKFLOWS
+from private_comfyui import prompts
+from private_comfyui.install import WORKFLOWS
 
 OBJECT_INFO = {
     "Loader": {"input": {"required": {"name": [["a", "b"], {}]}}, "display_name": "Loader"},
@@ -48,7 +48,7 @@ def _workflow(mode: int = 0, middle: str = "Patch") -> dict:
 
 
 def test_widgets_links_and_seed_control_find_their_inputs():
-    prompt = graph.to_prompt(_workflow(), OBJECT_INFO)
+    prompt = prompts.to_prompt(_workflow(), OBJECT_INFO)
     assert {key: node["inputs"] for key, node in prompt.items()} == {
         "1": {"name": "a"},
         "2": {"model": ["1", 0], "strength": 0.5},
@@ -100,7 +100,7 @@ SAVER = {  # as SaveVideo of newer hosts: what is chosen brings widgets of its o
 )
 def test_widgets_of_a_choice_are_named_after_it(values, expected):
     workflow = {"nodes": [_node(1, "Saver", values)], "links": []}
-    prompt = graph.to_prompt(workflow, OBJECT_INFO | {"Saver": SAVER})
+    prompt = prompts.to_prompt(workflow, OBJECT_INFO | {"Saver": SAVER})
     assert prompt["1"]["inputs"] == {"prefix": "clip", **expected}
 
 
@@ -118,42 +118,42 @@ def test_widgets_of_a_choice_are_named_after_it(values, expected):
 )
 def test_widget_that_the_workflow_is_too_old_to_know_takes_its_default(spec, expected):
     info = {"Old": {"input": {"required": {"new": spec}}, "display_name": "Old"}}
-    prompt = graph.to_prompt({"nodes": [_node(1, "Old", [])], "links": []}, info)
+    prompt = prompts.to_prompt({"nodes": [_node(1, "Old", [])], "links": []}, info)
     assert prompt["1"]["inputs"] == {"new": expected}
 
 
 def test_bypassed_node_passes_its_model_on():
-    prompt = graph.to_prompt(_workflow(graph.BYPASSED), OBJECT_INFO)
+    prompt = prompts.to_prompt(_workflow(prompts.BYPASSED), OBJECT_INFO)
     assert prompt["3"]["inputs"]["model"] == ["1", 0]
     assert "2" not in prompt
 
 
 def test_muted_node_cuts_the_link_behind_it():
-    prompt = graph.to_prompt(_workflow(graph.MUTED), OBJECT_INFO)
+    prompt = prompts.to_prompt(_workflow(prompts.MUTED), OBJECT_INFO)
     assert "model" not in prompt["3"]["inputs"]
 
 
 def test_reroute_is_followed_to_its_source():
-    prompt = graph.to_prompt(_workflow(middle="Reroute"), OBJECT_INFO)
+    prompt = prompts.to_prompt(_workflow(middle="Reroute"), OBJECT_INFO)
     assert prompt["3"]["inputs"]["model"] == ["1", 0]
 
 
 def test_missing_node_type_is_named():
-    with pytest.raises(graph.WorkflowError, match="no node Unheard"):
-        graph.to_prompt(_workflow(middle="Unheard"), OBJECT_INFO)
+    with pytest.raises(prompts.WorkflowError, match="no node Unheard"):
+        prompts.to_prompt(_workflow(middle="Unheard"), OBJECT_INFO)
 
 
 def test_subgraphs_are_refused_in_one_sentence():
-    with pytest.raises(graph.WorkflowError, match="without subgraphs"):
-        graph.to_prompt({**_workflow(), "definitions": {"subgraphs": [{}]}}, OBJECT_INFO)
+    with pytest.raises(prompts.WorkflowError, match="without subgraphs"):
+        prompts.to_prompt({**_workflow(), "definitions": {"subgraphs": [{}]}}, OBJECT_INFO)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', '{"nodes": [1], "links": []}', "\x00"])
 def test_file_that_is_no_workflow_is_refused(tmp_path, text):
     file = tmp_path / "workflow.json"
     file.write_text(text)
-    with pytest.raises(graph.WorkflowError, match="expected a workflow"):
-        graph.load(file)
+    with pytest.raises(prompts.WorkflowError, match="expected a workflow"):
+        prompts.load(file)
 
 
 def _vcut_prompt() -> dict:
@@ -168,7 +168,7 @@ def _vcut_prompt() -> dict:
 
 def test_without_vcut_is_the_stock_graph():
     prompt = _vcut_prompt()
-    stock = graph.without_vcut(prompt)
+    stock = prompts.without_vcut(prompt)
     assert stock["1"] == {
         "class_type": "ImageOnlyCheckpointLoader",
         "inputs": {"ckpt_name": "svd.safetensors"},
@@ -180,7 +180,7 @@ def test_without_vcut_is_the_stock_graph():
 
 def test_pruned_loader_becomes_a_loader_and_the_patch_node():
     prompt = _vcut_prompt()
-    graph.replace_loader(prompt, "VCUT_LoadTinySVD")
+    prompts.replace_loader(prompt, "VCUT_LoadTinySVD")
     assert prompt["1"] == {"class_type": "VCUT_LoadTinySVD", "inputs": {}}
     patch = prompt[prompt["2"]["inputs"]["model"][0]]
     assert patch["class_type"] == "VCUT_PatchSVDModel"
@@ -192,7 +192,7 @@ def test_pruned_loader_becomes_a_loader_and_the_patch_node():
 def _comparing_prompt() -> dict:
     """Return a sampler without VCUT ("s") and one with it ("3"), compared and shown."""
     prompt = _vcut_prompt()
-    prompt["l"] = {"class_type": graph.STOCK_LOADER, "inputs": {"ckpt_name": "svd.safetensors"}}
+    prompt["l"] = {"class_type": prompts.STOCK_LOADER, "inputs": {"ckpt_name": "svd.safetensors"}}
     prompt["s"] = {"class_type": "KSampler", "inputs": {"model": ["l", 0], "seed": 7}}
     prompt["d"] = {"class_type": "VAEDecode", "inputs": {"samples": ["s", 0], "vae": ["l", 2]}}
     clips = {"video_a": ["d", 0], "video_b": ["4", 0]}
@@ -206,23 +206,23 @@ def test_of_a_comparison_the_clip_with_vcut_stays(is_swapped):
     prompt = _comparing_prompt()
     if is_swapped:
         prompt["c"]["inputs"].update(video_a=["4", 0], video_b=["d", 0])
-    assert graph.without_comparison(prompt) == _vcut_prompt()
+    assert prompts.without_comparison(prompt) == _vcut_prompt()
 
 
 def test_prompt_without_a_comparison_stays_as_it_is():
-    assert graph.without_comparison(_vcut_prompt()) == _vcut_prompt()
+    assert prompts.without_comparison(_vcut_prompt()) == _vcut_prompt()
 
 
 def test_comparison_without_clips_is_refused():
     prompt = _comparing_prompt()
     prompt["c"]["inputs"].update(video_a="none", video_b=[3, 0])
-    with pytest.raises(graph.WorkflowError, match="VCUT_CompareVideos with its video_b"):
-        graph.without_comparison(prompt)
+    with pytest.raises(prompts.WorkflowError, match="VCUT_CompareVideos with its video_b"):
+        prompts.without_comparison(prompt)
 
 
 def test_counter_stands_right_before_the_sampler():
     prompt = _vcut_prompt()
-    graph.add_counter(prompt)
+    prompts.add_counter(prompt)
     counter = prompt[prompt["3"]["inputs"]["model"][0]]
     assert counter == {"class_type": "VCUT_CountEvaluations", "inputs": {"model": ["2", 0]}}
 
@@ -233,7 +233,7 @@ def test_shipped_workflow_has_six_tuple_links_and_provenance(file):
     assert workflow["version"] == 0.4
     assert all(len(link) == 6 for link in workflow["links"])
     for node in workflow["nodes"]:
-        if node["type"] not in graph.VIRTUAL:
+        if node["type"] not in prompts.VIRTUAL:
             owner = "vcut-svd" if node["type"].startswith("VCUT_") else "comfy-core"
             assert node["properties"]["cnr_id"] == owner
             assert node["properties"]["ver"]

@@ -1,7 +1,7 @@
 import sys
 
 import pytest
-from vcut.nodes.drawing.figures import new_figure, picture_of
+from vcut.plots.figures import new_figure, picture_of
 
 
 def test_figure_becomes_a_picture_of_its_size_with_what_was_drawn():

@@ -4,8 +4,8 @@ import sys
 import types
 
 import pytest
-from host_install import MINIMUM_COMFYUI, PACK
-from vcut.nodes.host_floor import MINIMUM_VERSION, outdated_host_message
+from private_comfyui.install import MINIMUM_COMFYUI, PACK
+from vcut.nodes.version_check import MINIMUM_VERSION, outdated_host_message
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from vcut.nodes.clip_comparison import AlignedClips, Clip, Scores, psnr, ssim
+from vcut.nodes.video_comparison import AlignedClips, Clip, Scores, psnr, ssim
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 import torch
-from vcut.nodes.drawing.captions import captions, clean
-from vcut.nodes.drawing.clip_pictures import BACKGROUND, GAP, SideBySide, plot
+from vcut.plots.captions import captions, clean
+from vcut.plots.video_pictures import BACKGROUND, GAP, SideBySide, plot
 
 GREY = BACKGROUND
 
@@ -87,7 +87,7 @@ def test_no_text_is_cut_off(text, width):
 
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_character_that_no_font_has_is_drawn_as_a_box(monkeypatch):
-    monkeypatch.setattr("vcut.nodes.drawing.captions.FALLBACK_FONTS", ())
+    monkeypatch.setattr("vcut.plots.captions.FALLBACK_FONTS", ())
     assert _ink(captions("VCUT Test", ("\u4f60\u597d",), (128,), 240, 16, 256, GREY)).any()
 
 

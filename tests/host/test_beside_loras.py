@@ -8,7 +8,7 @@ import comfy.utils
 import pytest
 import torch
 from comfy_extras.nodes_video_model import ImageOnlyCheckpointSave
-from vcut.nodes.comfy_adapter import patch_cross_attentions, schedule_guidance
+from vcut.comfy_adapter import patch_cross_attentions, schedule_guidance
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.guidance import GuidanceConfig
 

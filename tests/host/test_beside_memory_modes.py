@@ -7,8 +7,8 @@ import comfy.model_management as management
 import comfy.model_patcher
 import pytest
 import torch
-from host_install import comfyui_version, current_host
-from vcut.nodes.comfy_adapter import patch_cross_attentions
+from private_comfyui.install import comfyui_version, current_host
+from vcut.comfy_adapter import patch_cross_attentions
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 
 VRAMState = management.VRAMState

@@ -11,14 +11,14 @@ import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import CallbacksMP, WrapperExecutor, WrappersMP
-from vcut.nodes.comfy_adapter import (
+from vcut.comfy_adapter import (
     HostCrossAttention,
     patch_cross_attentions,
     prune_model,
     schedule_guidance,
 )
-from vcut.nodes.comfy_adapter.run_slicing import RunSlicing
-from vcut.nodes.comfy_adapter.sampling_run import SamplingRun
+from vcut.comfy_adapter.run_slicing import RunSlicing
+from vcut.comfy_adapter.sampling_run import SamplingRun
 from vcut.nodes.cost_report import CostReport
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.feature_slicing import SlicingConfig

@@ -15,7 +15,7 @@ from comfy_extras.nodes_model_advanced import (
 )
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_video_model import VideoLinearCFGGuidance, VideoTriangleCFGGuidance
-from vcut.nodes.comfy_adapter import patch_cross_attentions, schedule_guidance
+from vcut.comfy_adapter import patch_cross_attentions, schedule_guidance
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.guidance import GuidanceConfig
 

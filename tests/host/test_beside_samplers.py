@@ -4,7 +4,7 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from vcut.nodes.comfy_adapter import schedule_guidance
+from vcut.comfy_adapter import schedule_guidance
 from vcut.vcut_core.guidance import GuidanceConfig
 
 

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
-from host_install import comfyui_version, current_host
+from private_comfyui.install import comfyui_version, current_host
 
 CACHES = {"EasyCache": EasyCacheNode, "LazyCache": LazyCacheNode}
 runs_on_svd = pytest.mark.skipif(

@@ -6,8 +6,8 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch.utils._python_dispatch import TorchDispatchMode
-from vcut.nodes.comfy_adapter import block_forward, patch_cross_attentions, schedule_guidance
-from vcut.nodes.comfy_adapter.layers import cross_attention_blocks
+from vcut.comfy_adapter import block_forward, patch_cross_attentions, schedule_guidance
+from vcut.comfy_adapter.layers import cross_attention_blocks
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.guidance import GuidanceConfig
 

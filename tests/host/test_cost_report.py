@@ -7,7 +7,7 @@ import pytest
 import torch
 from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_video_model import VideoLinearCFGGuidance
-from vcut.nodes.comfy_adapter import (
+from vcut.comfy_adapter import (
     find_cross_attentions,
     patch_cross_attentions,
     prune_model,

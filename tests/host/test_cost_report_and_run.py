@@ -1,7 +1,7 @@
 """VCUT Cost Report beside real runs: a run does what the report said, or its line shows it."""
 
 import pytest
-from vcut.nodes.comfy_adapter import SamplingRun, patch_cross_attentions, schedule_guidance
+from vcut.comfy_adapter import SamplingRun, patch_cross_attentions, schedule_guidance
 from vcut.nodes.cost_report import CostReport
 from vcut.vcut_core.cross_attention import CrossAttentionConfig, ValueCache
 from vcut.vcut_core.guidance import GuidanceConfig, GuidancePlan

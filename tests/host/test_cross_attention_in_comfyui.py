@@ -7,7 +7,7 @@ import node_helpers
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
-from vcut.nodes.comfy_adapter import patch_cross_attentions
+from vcut.comfy_adapter import patch_cross_attentions
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 
 SAMPLERS = ("euler", "heun", "dpmpp_2m_sde", "uni_pc")

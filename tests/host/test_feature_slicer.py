@@ -6,9 +6,9 @@ import torch
 from comfy.ldm.modules.diffusionmodules import openaimodel
 from comfy.ldm.modules.diffusionmodules.openaimodel import VideoResBlock
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from vcut.nodes.comfy_adapter import prune_model, slice_features
-from vcut.nodes.comfy_adapter.run_slicing import RunSlicing
-from vcut.nodes.comfy_adapter.slicing import MemoryEstimate
+from vcut.comfy_adapter import prune_model, slice_features
+from vcut.comfy_adapter.run_slicing import RunSlicing
+from vcut.comfy_adapter.slicing import MemoryEstimate
 from vcut.nodes.feature_slicer import FeatureSlicer
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.feature_slicing import SCOPES, SlicingConfig

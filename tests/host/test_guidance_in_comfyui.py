@@ -10,7 +10,7 @@ import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_video_model import VideoLinearCFGGuidance
-from vcut.nodes.comfy_adapter import patch_cross_attentions, schedule_guidance
+from vcut.comfy_adapter import patch_cross_attentions, schedule_guidance
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.guidance import GuidanceConfig
 

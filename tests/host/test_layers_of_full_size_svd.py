@@ -1,7 +1,7 @@
 """The full-size SVD, without its weights: meta tensors have shapes and take no memory."""
 
 import pytest
-from vcut.nodes.comfy_adapter import (
+from vcut.comfy_adapter import (
     HostCrossAttention,
     find_cross_attentions,
     patch_cross_attentions,

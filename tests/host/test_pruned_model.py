@@ -15,13 +15,13 @@ from comfy_extras.nodes_model_merging import ModelMergeSimple
 from comfy_extras.nodes_video_model import ImageOnlyCheckpointSave
 from safetensors.torch import save_file
 from tiny_svd.loader import load_tiny_svd
-from vcut.nodes.comfy_adapter import (
+from vcut.comfy_adapter import (
     find_cross_attentions,
     load_pruned,
     patch_cross_attentions,
     prune_model,
 )
-from vcut.nodes.comfy_adapter.pruning import prune
+from vcut.comfy_adapter.pruning import prune
 from vcut.nodes.load_svd_checkpoint import LoadSVDCheckpoint
 from vcut.nodes.patch_svd_model import PatchSVDModel
 from vcut.vcut_core.cross_attention import CrossAttentionConfig

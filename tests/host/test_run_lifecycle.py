@@ -8,7 +8,7 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from vcut.nodes.comfy_adapter import (
+from vcut.comfy_adapter import (
     HostCrossAttention,
     SamplingRun,
     patch_cross_attentions,

@@ -3,8 +3,8 @@
 import comfy.ops
 import pytest
 import torch
-from vcut.nodes.comfy_adapter import sliced_layers
-from vcut.nodes.comfy_adapter.run_slicing import RunSlicing
+from vcut.comfy_adapter import sliced_layers
+from vcut.comfy_adapter.run_slicing import RunSlicing
 from vcut.vcut_core.feature_slicing import SlicingConfig
 
 

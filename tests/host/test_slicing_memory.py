@@ -5,9 +5,9 @@ import comfy.sampler_helpers
 import pytest
 import torch
 from meta_unet import measure_call, meta_svd
-from vcut.nodes.comfy_adapter import patch_cross_attentions, slice_features
-from vcut.nodes.comfy_adapter.host_model import memory_for_activations
-from vcut.nodes.comfy_adapter.slicing import MemoryEstimate
+from vcut.comfy_adapter import patch_cross_attentions, slice_features
+from vcut.comfy_adapter.host_model import memory_for_activations
+from vcut.comfy_adapter.slicing import MemoryEstimate
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.feature_slicing import SlicingConfig
 

@@ -2,18 +2,13 @@
 
 import json
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path += [str(ROOT / "workflows" / "tiny_svd")]
-
-import train  # noqa: E402
-from clip_world import DIRECTIONS, NUM_FRAMES, SIZE, make_clips  # noqa: E402
-from trainer import Stage, step_generator  # noqa: E402
+import train
+from clip_world import DIRECTIONS, NUM_FRAMES, SIZE, make_clips
+from trainer import Stage, step_generator
 
 STEPS = 2
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import graph
 import pytest
-from host import ComfyServer
-from host_install import WORKFLOWS, current_host
+from private_comfyui import prompts
+from private_comfyui.install import WORKFLOWS, current_host
+from private_comfyui.serve import ComfyServer
 
 EXAMPLE_IMAGE = WORKFLOWS / "tiny_svd" / "example_input.png"
 
@@ -27,14 +27,14 @@ def tiny_prompt(server, object_info):
     """Return a function from a workflow file to a prompt that runs it small, on the tiny SVD."""
 
     def make(workflow: Path, frames: int = 4, steps: int = 5, seed: int = 0) -> dict:
-        prompt = graph.to_prompt(graph.load(workflow), object_info)
-        graph.replace_loader(prompt, "VCUT_LoadTinySVD")
-        graph.set_inputs(prompt, "LoadImage", image=server.upload(EXAMPLE_IMAGE))
+        prompt = prompts.to_prompt(prompts.load(workflow), object_info)
+        prompts.replace_loader(prompt, "VCUT_LoadTinySVD")
+        prompts.set_inputs(prompt, "LoadImage", image=server.upload(EXAMPLE_IMAGE))
         conditioning = {"width": 96, "height": 96, "video_frames": frames}
-        graph.set_inputs(prompt, "SVD_img2vid_Conditioning", **conditioning)
-        graph.set_inputs(prompt, "KSampler", steps=steps, seed=seed)
-        graph.add_counter(prompt)
-        graph.add_frames_output(prompt)
+        prompts.set_inputs(prompt, "SVD_img2vid_Conditioning", **conditioning)
+        prompts.set_inputs(prompt, "KSampler", steps=steps, seed=seed)
+        prompts.add_counter(prompt)
+        prompts.add_frames_output(prompt)
         return prompt
 
     return make

@@ -7,13 +7,13 @@ import sys
 import time
 from dataclasses import replace
 
-import host_install
 import psutil
 import pytest
-from host import ComfyServer
-from host_install import PACK, HostError, current_host
+from private_comfyui import install
+from private_comfyui.install import PACK, HostError, current_host
+from private_comfyui.serve import ComfyServer
 
-RUN = PACK / "workflows" / "run.py"
+RUN = PACK / "demo" / "run.py"
 
 
 def _is_alive(pid: int) -> bool:
@@ -21,7 +21,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _run_demo(*arguments: str) -> subprocess.CompletedProcess:
-    environment = {k: v for k, v in os.environ.items() if k != host_install.INSIDE}
+    environment = {k: v for k, v in os.environ.items() if k != install.INSIDE}
     command = [sys.executable, str(RUN), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
 
@@ -46,12 +46,12 @@ def test_server_that_dies_at_start_shows_the_end_of_its_log(tmp_path):
 def test_server_ends_when_the_process_that_started_it_is_killed():
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from host import ComfyServer\n"
-        "from host_install import current_host\n"
+        "from private_comfyui.serve import ComfyServer\n"
+        "from private_comfyui.install import current_host\n"
         "server = ComfyServer(current_host()); server.start()\n"
         "print(server._process.pid, flush=True); input()\n"
     )
-    command = [sys.executable, "-c", script, str(PACK / "workflows")]
+    command = [sys.executable, "-c", script, str(PACK / "demo")]
     owner = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     pid = int(owner.stdout.readline())
@@ -66,7 +66,7 @@ def test_server_ends_when_the_process_that_started_it_is_killed():
 
 def test_folder_that_is_no_comfyui_is_named(tmp_path):
     with pytest.raises(HostError, match="a ComfyUI folder with a main.py"):
-        host_install.prepare(tmp_path)
+        install.prepare(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_old_comfyui_is_refused_with_the_version_needed(tmp_path, version, named
     if version is not None:
         (tmp_path / "comfyui_version.py").write_text(f'__version__ = "{version}"\n')
     with pytest.raises(HostError, match=f"0.3.59 or newer, {named}"):
-        host_install.prepare(tmp_path)
+        install.prepare(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,13 @@ def test_failing_pip_is_one_sentence(tmp_path, complaint, sentence):
     python.write_text(f'#!/bin/sh\nexec {sys.executable} {pip} "$@"\n')
     python.chmod(0o755)
     with pytest.raises(HostError, match=sentence):
-        host_install._pip(python, "x")
+        install._pip(python, "x")
 
 
 def test_full_disk_is_noticed_before_anything_is_installed(monkeypatch):
-    monkeypatch.setattr(host_install, "FREE_DISK_GB", 10**9)
+    monkeypatch.setattr(install, "FREE_DISK_GB", 10**9)
     with pytest.raises(HostError, match="free disk"):
-        host_install._require_disk(host_install.FREE_DISK_GB)
+        install._require_disk(install.FREE_DISK_GB)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +135,9 @@ def test_unknown_checkpoint_of_the_demo_names_the_choices(tmp_path):
 def test_environment_that_is_not_ours_is_left_alone(monkeypatch, tmp_path):
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "pyvenv.cfg").write_text("home = somewhere\n")
-    monkeypatch.setattr(host_install, "PACK", tmp_path)
+    monkeypatch.setattr(install, "PACK", tmp_path)
     with pytest.raises(HostError, match="to be VCUT's own, found another environment"):
-        host_install.prepare()
+        install.prepare()
     assert [path.name for path in (tmp_path / ".venv").iterdir()] == ["pyvenv.cfg"]
 
 
@@ -147,15 +147,15 @@ def test_command_becomes_its_inner_process_so_that_signals_reach_it(tmp_path):
     inner.write_text("import os; print(os.getpid(), flush=True); input()\n")
     outer = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import host_install\n"
-        "host = host_install.Host.from_json(sys.argv[2])\n"
-        "host_install.prepare = lambda comfyui: host\n"
-        "host_install.run_inside(host_install.Path(sys.argv[3]), [])\n"
+        "from private_comfyui import install\n"
+        "host = install.Host.from_json(sys.argv[2])\n"
+        "install.prepare = lambda comfyui: host\n"
+        "install.run_inside(install.Path(sys.argv[3]), [])\n"
     )
-    environment = {k: v for k, v in os.environ.items() if k != host_install.INSIDE}
-    workflows, host = str(PACK / "workflows"), current_host().to_json()
+    environment = {k: v for k, v in os.environ.items() if k != install.INSIDE}
+    demo, host = str(PACK / "demo"), current_host().to_json()
     process = subprocess.Popen(
-        [sys.executable, "-c", outer, workflows, host, str(inner)],
+        [sys.executable, "-c", outer, demo, host, str(inner)],
         stdout=subprocess.PIPE,
         stdin=subprocess.PIPE,
         text=True,
@@ -171,8 +171,8 @@ def test_making_the_environment_again_keeps_our_mark_and_the_checkpoints(tmp_pat
     # An install may be killed at any moment: what is left must still be known as ours.
     for name in ("vcut-private-comfyui", "svd.safetensors"):
         (tmp_path / name).touch()
-    host_install._make_environment(tmp_path)
+    install._make_environment(tmp_path)
     assert (tmp_path / "vcut-private-comfyui").exists()
     assert (tmp_path / "svd.safetensors").exists()
-    python = host_install._python_in(tmp_path)
+    python = install._python_in(tmp_path)
     assert subprocess.run([python, "-m", "pip", "--version"]).returncode == 0

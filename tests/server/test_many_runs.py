@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 
-import graph
 import numpy as np
 import psutil
 import pytest
 import requests
-from host import ComfyServer
-from host_install import WORKFLOWS, current_host
 from PIL import Image
+from private_comfyui import prompts
+from private_comfyui.install import WORKFLOWS, current_host
+from private_comfyui.serve import ComfyServer
 
 NUM_RUNS = 200
 REPEATED = (0, 66, 133, 199)  # these runs have the same inputs
@@ -62,27 +62,27 @@ def _varied(prompt: dict, pictures: list[str], choose: random.Random) -> dict:
     A scheduler or a patched model may also stand alone, as ``keep`` and ``cut_step`` allow.
     """
     prompt = copy.deepcopy(prompt)
-    graph.set_inputs(prompt, "LoadImage", image=choose.choice(pictures))
-    graph.set_inputs(
+    prompts.set_inputs(prompt, "LoadImage", image=choose.choice(pictures))
+    prompts.set_inputs(
         prompt, "SVD_img2vid_Conditioning", width=choose.choice([64, 80, 96]),
         height=choose.choice([64, 80, 96]), video_frames=choose.randint(1, 4),
         motion_bucket_id=choose.randint(1, 255), augmentation_level=choose.choice([0.0, 0.1]),
     )  # fmt: skip
-    graph.set_inputs(
+    prompts.set_inputs(
         prompt, "KSampler", steps=choose.choice([1, 1, 2]), seed=choose.randint(0, 2**32),
         cfg=choose.choice([1.0, 2.5]), sampler_name=choose.choice(["euler", "dpmpp_2m", "ddim"]),
     )  # fmt: skip
-    graph.set_inputs(
+    prompts.set_inputs(
         prompt, "VCUT_GuidanceScheduler", cut_step=choose.randint(1, 3),
         steps=choose.randint(1, 3), cut_sigma=choose.choice([0.0, 0.0, 5.0]),
         after_cut=choose.choice(["average", "positive", "none"]),
         start_step=choose.choice([1, 1, 2]),
     )  # fmt: skip
-    graph.set_inputs(
+    prompts.set_inputs(
         prompt, "VCUT_PatchSVDModel", temporal=choose.choice(["cached", "remove", "keep"]),
         spatial=choose.choice(["cached", "keep"]),
     )  # fmt: skip
-    return graph.without_vcut(prompt) if choose.random() < 0.2 else prompt
+    return prompts.without_vcut(prompt) if choose.random() < 0.2 else prompt
 
 
 def _queue(server, prompt: dict) -> str:
@@ -112,9 +112,9 @@ def _png_bytes(server, entry: dict) -> list[bytes]:
     return [requests.get(server.url + "/view", params=f, timeout=30).content for f in files]
 
 
-def _run_all(server, prompts: list[dict]) -> tuple[list[dict], list[float]]:
+def _run_all(server, queued: list[dict]) -> tuple[list[dict], list[float]]:
     """Queue every prompt, wait for each and return (history entries, server memory in MB)."""
-    ids = [_queue(server, prompt) for prompt in prompts]
+    ids = [_queue(server, prompt) for prompt in queued]
     process = psutil.Process(server._process.pid)
     deadline = time.monotonic() + DEADLINE_S
     entries, memory_mb = [], []
@@ -128,15 +128,15 @@ def test_200_queued_runs_leave_memory_level_and_equal_inputs_equal_results(
     server, tiny_prompt, pictures, capsys
 ):
     first = tiny_prompt(WORKFLOWS / "svd_vcut.json", frames=4, steps=2, seed=7)
-    graph.set_inputs(first, "VCUT_GuidanceScheduler", cut_step=2, steps=2)
-    for node_id in graph.nodes_of(first, "CreateVideo", "SaveVideo"):
+    prompts.set_inputs(first, "VCUT_GuidanceScheduler", cut_step=2, steps=2)
+    for node_id in prompts.nodes_of(first, "CreateVideo", "SaveVideo"):
         del first[node_id]
     choose = random.Random(0)
-    prompts = [
+    queued = [
         first if number in REPEATED else _varied(first, pictures, choose)
         for number in range(NUM_RUNS)
     ]
-    entries, memory_mb = _run_all(server, prompts)
+    entries, memory_mb = _run_all(server, queued)
 
     results = [_png_bytes(server, entries[number]) for number in REPEATED]
     assert len(results[0]) == 4 and all(png.startswith(b"\x89PNG") for png in results[0])

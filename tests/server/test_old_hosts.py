@@ -1,7 +1,7 @@
 """On a ComfyUI below the floor the pack offers nothing, says one sentence and stays quiet.
 
-No such ComfyUI is installed for the default run (``tests/hosts.py`` tries real ones), so the pack
-is loaded as ComfyUI loads it by a process that has of ComfyUI no more than its version.
+No such ComfyUI is installed for the default run (``tools/try_hosts.py`` tries real ones), so the
+pack is loaded as ComfyUI loads it by a process that has of ComfyUI no more than its version.
 """
 
 import json
@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from host_install import PACK
+from private_comfyui.install import PACK
 
 LOAD = """
 import importlib.util, json, logging, sys

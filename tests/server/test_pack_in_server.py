@@ -2,11 +2,11 @@
 
 import re
 
-import graph
 import pytest
 import requests
-from host import ComfyServer
-from host_install import WORKFLOWS, HostError
+from private_comfyui import prompts
+from private_comfyui.install import WORKFLOWS, HostError
+from private_comfyui.serve import ComfyServer
 
 NODES = {
     "VCUT_PatchSVDModel": {
@@ -108,7 +108,7 @@ def test_every_workflow_has_a_thumbnail_and_is_offered_as_a_template(server):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_workflow_uses_only_nodes_and_inputs_that_exist(object_info, file):
-    prompt = graph.to_prompt(graph.load(file), object_info)
+    prompt = prompts.to_prompt(prompts.load(file), object_info)
     for node in prompt.values():
         declared = object_info[node["class_type"]]["input"]
         names = {*declared["required"], *declared.get("optional", {})}
@@ -133,7 +133,7 @@ def test_evaluations_counted_apart_equal_the_reported_ones(server, tiny_prompt):
     log_before = server.log_text()
     run = server.run(prompt)
     assert [event["evaluations"] for event in run.events["vcut_demo.run"]] == [8]
-    for node_id in graph.nodes_of(prompt, *graph.VCUT_NODES):
+    for node_id in prompts.nodes_of(prompt, *prompts.VCUT_NODES):
         assert "guided 1-3 of 5, cut at step 4" in run.texts[node_id]
         assert "8 of 10 UNet evaluations" in run.texts[node_id]
     assert server.log_text()[len(log_before) :].count("VCUT: ") == 1
@@ -141,7 +141,7 @@ def test_evaluations_counted_apart_equal_the_reported_ones(server, tiny_prompt):
 
 def test_no_trace_stays_when_the_nodes_are_taken_out_of_the_graph(server, tiny_prompt):
     prompt = tiny_prompt(WORKFLOWS / "svd_vcut.json", seed=2)
-    stock = graph.without_vcut(prompt)
+    stock = prompts.without_vcut(prompt)
     before, with_vcut, after = (server.run(p) for p in (stock, prompt, stock))
     assert after.events["vcut_demo.run"], "the server reused the first result"
     assert _frames(server, with_vcut) != _frames(server, before)
@@ -151,7 +151,7 @@ def test_no_trace_stays_when_the_nodes_are_taken_out_of_the_graph(server, tiny_p
 def test_second_run_equals_the_first_when_another_picture_ran_between(server, tiny_prompt):
     first = tiny_prompt(WORKFLOWS / "svd_vcut.json", seed=3)
     other = tiny_prompt(WORKFLOWS / "svd_vcut.json", seed=4, frames=6)
-    graph.set_inputs(other, "SVD_img2vid_Conditioning", width=128, motion_bucket_id=20)
+    prompts.set_inputs(other, "SVD_img2vid_Conditioning", width=128, motion_bucket_id=20)
     runs = [server.run(prompt) for prompt in (first, other, first)]
     assert all(run.events["vcut_demo.run"] for run in runs)
     assert len(runs[1].files["frames"]) == 6
@@ -200,24 +200,24 @@ def test_comparison_is_told_in_words_and_a_label_is_no_html_for_the_page(server)
 
 def test_cost_report_runs_on_its_own_and_promises_what_the_run_then_says(server, tiny_prompt):
     prompt = tiny_prompt(WORKFLOWS / "svd_vcut.json", seed=9)
-    (sampler,) = graph.nodes_of(prompt, "KSampler")
-    (conditioning,) = graph.nodes_of(prompt, "SVD_img2vid_Conditioning")
+    (sampler,) = prompts.nodes_of(prompt, "KSampler")
+    (conditioning,) = prompts.nodes_of(prompt, "SVD_img2vid_Conditioning")
     size = ("width", "height", "video_frames")
     inputs = {name: prompt[conditioning]["inputs"][name] for name in size}
     # Before the demo's own counter, a wrapper that the report would not vouch for.
-    (counter,) = graph.nodes_of(prompt, "VCUT_CountEvaluations")
+    (counter,) = prompts.nodes_of(prompt, "VCUT_CountEvaluations")
     inputs["model"] = prompt[counter]["inputs"]["model"]
     inputs["steps"] = prompt[sampler]["inputs"]["steps"]
     prompt["report"] = {"class_type": "VCUT_CostReport", "inputs": inputs}
     lines = server.run(prompt).texts
     (promise,) = (line for line in lines["report"].splitlines() if "should say: " in line)
-    for node_id in graph.nodes_of(prompt, *graph.VCUT_NODES):
+    for node_id in prompts.nodes_of(prompt, *prompts.VCUT_NODES):
         counts = lines[node_id].rpartition("; ")[0]
         assert promise.partition("should say: ")[2] == counts
 
 
 def test_refused_prompt_names_the_node_and_the_input(server, tiny_prompt):
     prompt = tiny_prompt(WORKFLOWS / "svd_vcut.json")
-    graph.set_inputs(prompt, "VCUT_GuidanceScheduler", cut_step=0)
+    prompts.set_inputs(prompt, "VCUT_GuidanceScheduler", cut_step=0)
     with pytest.raises(HostError, match="VCUT_GuidanceScheduler.*cut_step"):
         server.run(prompt)

@@ -12,14 +12,14 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import graph
 import hypothesis.configuration
 import pytest
 import requests
-from host import ComfyServer
-from host_install import WORKFLOWS, HostError, current_host
 from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
+from private_comfyui import prompts
+from private_comfyui.install import WORKFLOWS, HostError, current_host
+from private_comfyui.serve import ComfyServer
 
 # Not .hypothesis in the folder that the tests are started from.
 hypothesis.configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "vcut-hypothesis")
@@ -30,7 +30,7 @@ RUN_DEADLINE_S = 60  # a run of the prompts below takes half a second
 CPU_LIMIT_S = 5  # turning a workflow into a prompt takes milliseconds
 SCHEDULER, PATCH = "VCUT_GuidanceScheduler", "VCUT_PatchSVDModel"
 MODEL_SOURCE = next(
-    str(node["id"]) for node in DOCUMENT["nodes"] if node["type"] == graph.STOCK_LOADER
+    str(node["id"]) for node in DOCUMENT["nodes"] if node["type"] == prompts.STOCK_LOADER
 )
 DISPLAY_NAMES = {SCHEDULER: "VCUT Guidance Scheduler", PATCH: "VCUT Patch SVD Model"}
 MARK = "vcut_stray"
@@ -165,11 +165,11 @@ def _prompt_or_refusal(path: Path, object_info: dict) -> dict | None:
     """Return the prompt for a workflow file, None when it is refused in one sentence."""
     try:
         with _cpu_limit():
-            prompt = graph.to_prompt(graph.load(path), object_info)
-    except graph.WorkflowError as error:
+            prompt = prompts.to_prompt(prompts.load(path), object_info)
+    except prompts.WorkflowError as error:
         assert "\n" not in str(error)
         return None
-    assert graph.is_prompt(prompt) or prompt == {}
+    assert prompts.is_prompt(prompt) or prompt == {}
     return prompt
 
 
@@ -203,8 +203,8 @@ def test_damaged_file_becomes_a_prompt_or_a_workflow_error(object_info, tmp_path
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000], ids=["lists", "objects"])
 def test_deeply_nested_file_is_a_workflow_error(tmp_path, text):
-    with pytest.raises(graph.WorkflowError):
-        graph.load(_write(tmp_path, text))
+    with pytest.raises(prompts.WorkflowError):
+        prompts.load(_write(tmp_path, text))
 
 
 def test_deeply_nested_input_becomes_a_prompt_or_a_workflow_error(object_info, tmp_path):
@@ -228,17 +228,17 @@ def test_ring_of_nodes_that_only_pass_on_is_no_hang(object_info, tmp_path, kind,
 
 
 EDITS = {
-    "replace_loader": lambda prompt: graph.replace_loader(prompt, "VCUT_LoadTinySVD"),
-    "set_inputs": lambda prompt: graph.set_inputs(prompt, "KSampler", steps=1),
-    "without_vcut": graph.without_vcut,
-    "add_counter": graph.add_counter,
-    "add_frames_output": graph.add_frames_output,
+    "replace_loader": lambda prompt: prompts.replace_loader(prompt, "VCUT_LoadTinySVD"),
+    "set_inputs": lambda prompt: prompts.set_inputs(prompt, "KSampler", steps=1),
+    "without_vcut": prompts.without_vcut,
+    "add_counter": prompts.add_counter,
+    "add_frames_output": prompts.add_frames_output,
 }
 
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_damaged_prompt_is_edited_or_is_a_workflow_error(object_info, tmp_path, edit):
-    prompt = graph.to_prompt(graph.load(WORKFLOW), object_info)
+    prompt = prompts.to_prompt(prompts.load(WORKFLOW), object_info)
 
     @bounded(60)
     @given(damage=damages)
@@ -248,7 +248,7 @@ def test_damaged_prompt_is_edited_or_is_a_workflow_error(object_info, tmp_path, 
         if loaded is not None:
             try:
                 EDITS[edit](loaded)
-            except graph.WorkflowError as error:
+            except prompts.WorkflowError as error:
                 assert "\n" not in str(error)
 
     check()
@@ -261,10 +261,10 @@ def test_damaged_prompt_is_edited_or_is_a_workflow_error(object_info, tmp_path, 
 def prompt(tiny_prompt) -> dict:
     """The smallest run that reaches every VCUT node: one step, one frame, 64 x 64."""
     prompt = tiny_prompt(WORKFLOW, frames=1, steps=1)
-    graph.set_inputs(prompt, "SVD_img2vid_Conditioning", width=64, height=64)
-    for node_id in graph.nodes_of(prompt, "CreateVideo", "SaveVideo", "VCUT_CountEvaluations"):
+    prompts.set_inputs(prompt, "SVD_img2vid_Conditioning", width=64, height=64)
+    for node_id in prompts.nodes_of(prompt, "CreateVideo", "SaveVideo", "VCUT_CountEvaluations"):
         if prompt[node_id]["class_type"] == "VCUT_CountEvaluations":
-            (sampler,) = graph.nodes_of(prompt, "KSampler")
+            (sampler,) = prompts.nodes_of(prompt, "KSampler")
             prompt[sampler]["inputs"]["model"] = prompt[node_id]["inputs"]["model"]
         del prompt[node_id]
     kinds = {"int": "PrimitiveInt", "float": "PrimitiveFloat", "string": "PrimitiveString"}
@@ -276,7 +276,7 @@ def prompt(tiny_prompt) -> dict:
 
 def _new_run(prompt: dict) -> dict:
     prompt = copy.deepcopy(prompt)
-    graph.set_inputs(prompt, "KSampler", seed=next(SEEDS))
+    prompts.set_inputs(prompt, "KSampler", seed=next(SEEDS))
     return prompt
 
 
@@ -361,7 +361,7 @@ def test_any_input_of_a_vcut_node_gives_a_picture_or_an_error_that_names_the_nod
 ):
     prompt = _new_run(prompt)
     for (kind, name), value in values.items():
-        (node_id,) = graph.nodes_of(prompt, kind)
+        (node_id,) = prompts.nodes_of(prompt, kind)
         if value is MISSING:
             del prompt[node_id]["inputs"][name]
         else:
@@ -370,9 +370,9 @@ def test_any_input_of_a_vcut_node_gives_a_picture_or_an_error_that_names_the_nod
     event(outcome)
     if outcome == "refused":
         named = {node["class_type"] for node in what["node_errors"].values()}
-        assert named & set(graph.VCUT_NODES) or _has_ring(prompt), what
+        assert named & set(prompts.VCUT_NODES) or _has_ring(prompt), what
     elif outcome == "failed":
-        assert what["node_type"] in graph.VCUT_NODES, what
+        assert what["node_type"] in prompts.VCUT_NODES, what
         assert what["exception_message"].startswith(DISPLAY_NAMES[what["node_type"]] + ": "), what
     else:
         assert outcome == "done" and what["frames"]["images"]
@@ -481,8 +481,8 @@ def test_no_file_lands_outside_the_output_folder(server, prompt, prefix):
 
 @pytest.mark.parametrize("name", ["../../../../etc/passwd", "/etc/passwd", "\x00", "", None, [1]])
 def test_picture_that_is_none_is_an_error_that_names_the_loader(server, prompt, name):
-    graph.set_inputs(prompt, "LoadImage")
-    (loader,) = graph.nodes_of(prompt, "LoadImage")
+    prompts.set_inputs(prompt, "LoadImage")
+    (loader,) = prompts.nodes_of(prompt, "LoadImage")
     prompt[loader]["inputs"]["image"] = name
     outcome, what = _outcome(server, prompt)
     if outcome == "refused":

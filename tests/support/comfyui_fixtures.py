@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from host_install import current_host
-from host_launcher import make_comfyui_importable
+from private_comfyui.install import current_host
+from private_comfyui.launch import make_comfyui_importable
 
 COMFYUI = current_host().comfyui
 make_comfyui_importable(COMFYUI)
@@ -287,7 +287,7 @@ def sample_cut_reference(tiny):
 def with_vcut():
     """Return a function: model -> clone with both nodes, never cut and cached unless told."""
     # Imported here: the pack needs ComfyUI importable first.
-    from vcut.nodes.comfy_adapter import patch_cross_attentions, schedule_guidance
+    from vcut.comfy_adapter import patch_cross_attentions, schedule_guidance
     from vcut.vcut_core.cross_attention import CrossAttentionConfig
     from vcut.vcut_core.guidance import MAX_STEPS, GuidanceConfig
 

@@ -1,6 +1,6 @@
 """Prints what the UNet of SVD and SVD-XT costs, without and with VCUT, beside the paper's figures.
 
-python3 tests/bench/cost_tables.py
+python3 benchmarks/cost.py
 
 Counted on ComfyUI's own UNet at full size on the meta device: no weights, no GPU, some seconds.
 """
@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
-ROOT = BENCH.parents[1]
-sys.path.insert(0, str(ROOT / "workflows"))
+ROOT = BENCH.parent
+sys.path.insert(0, str(ROOT / "demo"))
 
-from host_install import current_host, run_inside  # noqa: E402
-from host_launcher import make_comfyui_importable, make_pack_importable  # noqa: E402
+from private_comfyui.install import current_host, run_inside  # noqa: E402
+from private_comfyui.launch import make_comfyui_importable, make_pack_importable  # noqa: E402
 
 MODELS = {"SVD": 14, "SVD-XT": 25}  # frames
 STEPS = 25
@@ -58,7 +58,7 @@ def tables() -> Iterator[str]:
     """Yield the lines of all tables."""
     import comfy.supported_models
     from full_size_svd import UNET
-    from vcut.nodes.comfy_adapter.costing import build_on_meta, measure_on_meta
+    from vcut.comfy_adapter.cost_reading import build_on_meta, measure_on_meta
 
     # The config class adds the width of a head.
     unet = build_on_meta(comfy.supported_models.SVD_img2vid(UNET).unet_config)
