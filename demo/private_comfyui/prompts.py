@@ -5,10 +5,13 @@ format) holds ``{node id: {"class_type": ..., "inputs": {name: value or [node id
 Standard library only: workflows are checked before anything is installed.
 """
 
+import ast
 import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
+
+from host_install import PACK
 
 MUTED, BYPASSED = 2, 4
 VIRTUAL = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")
@@ -23,9 +26,38 @@ WIDGET_DEFAULTS = {
 }
 STOCK_LOADER = "ImageOnlyCheckpointLoader"
 PRUNED_LOADER = "VCUT_LoadSVDCheckpoint"
-MODEL_NODES = ("VCUT_PatchSVDModel", "VCUT_GuidanceScheduler")  # a MODEL goes in and comes out
-VCUT_NODES = (PRUNED_LOADER, *MODEL_NODES)
 COMPARISON = "VCUT_CompareVideos"  # two clips go in
+
+
+def _model_sockets(folder: Path) -> dict[str, set[str]]:
+    """Return the pack's node ids with which of Input and Output each node has for a MODEL.
+
+    Read from the source files: the node classes cannot be imported before ComfyUI is installed.
+    """
+    found = {}
+    for file in sorted(folder.rglob("*.py")):
+        for definition in ast.parse(file.read_text(encoding="utf-8")).body:
+            if not isinstance(definition, ast.ClassDef):
+                continue
+            parts = list(ast.walk(definition))
+            sockets = {part.attr for part in parts if _is_model_socket(part)}
+            keywords = (part for part in parts if isinstance(part, ast.keyword))
+            found |= {
+                keyword.value.value: sockets
+                for keyword in keywords
+                if keyword.arg == "node_id" and isinstance(keyword.value, ast.Constant)
+            }
+    return found
+
+
+def _is_model_socket(part: ast.AST) -> bool:
+    """Whether ``part`` is ``io.Model.Input`` or ``io.Model.Output``."""
+    return isinstance(part, ast.Attribute) and ast.unparse(part.value) == "io.Model"
+
+
+_SOCKETS = _model_sockets(PACK / "nodes")
+VCUT_NODES = tuple(node for node, sockets in _SOCKETS.items() if "Output" in sockets)
+MODEL_NODES = tuple(node for node in VCUT_NODES if "Input" in _SOCKETS[node])  # MODEL in and out
 
 
 class WorkflowError(ValueError):

@@ -178,6 +178,18 @@ def test_without_vcut_is_the_stock_graph():
     assert prompt == _vcut_prompt()  # the caller's prompt stays
 
 
+@pytest.mark.parametrize("file", sorted(WORKFLOWS.glob("*vcut*.json")), ids=lambda file: file.stem)
+def test_without_vcut_nothing_of_vcut_stays_in_a_shipped_workflow(file):
+    prompt = {}
+    workflow = json.loads(file.read_text(encoding="utf-8"))
+    for node in workflow["nodes"]:  # the model line, wherever a node stands in it
+        inputs = {"ckpt_name": "svd.safetensors"}
+        inputs |= {socket["name"]: ["source", 0] for socket in node.get("inputs", [])}
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    kinds = {node["class_type"] for node in graph.without_vcut(prompt).values()}
+    assert not [kind for kind in kinds if kind.startswith("VCUT_")]
+
+
 def test_pruned_loader_becomes_a_loader_and_the_patch_node():
     prompt = _vcut_prompt()
     prompts.replace_loader(prompt, "VCUT_LoadTinySVD")

@@ -1,5 +1,6 @@
 """What goes wrong around the private ComfyUI is one sentence, and leaves no process behind."""
 
+import json
 import os
 import socket
 import subprocess
@@ -120,6 +121,14 @@ def test_wrong_argument_of_the_demo_is_one_sentence(arguments, sentence):
     assert sentence in result.stderr
     assert result.stderr.count("\n") == 1
     assert "Starting ComfyUI" not in result.stdout
+
+
+def test_workflow_with_the_slicer_alone_is_taken(tmp_path):
+    workflow = tmp_path / "slicer.json"
+    inputs = {"model": ["2", 0], "slices": 2, "scope": "blocks"}
+    workflow.write_text(json.dumps({"1": {"class_type": "VCUT_FeatureSlicer", "inputs": inputs}}))
+    result = _run_demo("--workflow", str(workflow), "--comfyui", "/nowhere")
+    assert "a ComfyUI folder with a main.py" in result.stderr  # the next check
 
 
 def test_unknown_checkpoint_of_the_demo_names_the_choices(tmp_path):
