@@ -1,4 +1,4 @@
-"""What a node tells while and after it works: progress in the page, a text under the node."""
+"""What a node tells while and after it works: progress, a text under the node, a run's counts."""
 
 import html
 import logging
@@ -30,6 +30,21 @@ def show_on_node(text: str, node_id: str | None) -> None:
         server.send_progress_text(escaped, node_id, server.client_id)
     except Exception:  # a text that cannot be shown must not cost the user the result
         logger.debug("VCUT: could not show the text on the node", exc_info=True)
+
+
+def send_run_event(node_ids: list[str], lines: list[str], counts: dict) -> None:
+    """Send what a run did to the page or program that queued it, as an event ``vcut.run``.
+
+    counts: plain values only, as they become JSON in the server's own thread.
+    """
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return
+    try:
+        data = {"node_ids": node_ids, "lines": lines, "counts": counts}
+        server.send_sync("vcut.run", data, server.client_id)
+    except Exception:  # an event that cannot be sent must not cost the user the result
+        logger.debug("VCUT: could not send the counts of the run", exc_info=True)
 
 
 def with_progress(items: Iterable, total: int) -> Iterator:

@@ -16,7 +16,7 @@ from ..vcut_core.guidance import GuidanceConfig
 from ..vcut_core.run_summary import RunSummary
 from .block_forward import constant_blocks, with_short_time_context
 from .call_info import KEY, CallInfo
-from .node_feedback import show_on_node
+from .node_feedback import send_run_event, show_on_node
 from .run_slicing import RunSlicing
 from .sliced_layers import sliced_layers, with_slicing
 from .slicing import plan_slicing, told_to_host
@@ -165,7 +165,7 @@ class SamplingRun:
         self.summary.is_complete = True
 
     def report(self) -> None:
-        """Log the run's one line and show it on the nodes."""
+        """Log the run's one line, show it on the nodes and send the counts."""
         summary = self.summary
         if self.started_at is not None:
             summary.elapsed_s = time.perf_counter() - self.started_at
@@ -176,6 +176,7 @@ class SamplingRun:
             summary.untouched["cross-attention replaced by another pack"] += bypassed
         logger.info("VCUT: %s", summary.text())
         self._show(summary.text())
+        send_run_event(self.node_ids, summary.text().splitlines(), summary.counts_as_data())
 
     def _was_cut(self, conds) -> bool:
         """Whether the one cond asked for is one that this run has evaluated without its uncond."""

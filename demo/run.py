@@ -7,7 +7,6 @@ four sprites at 64x64 pixels (demo/tiny_svd/README.md); other pictures come out 
 """
 
 import argparse
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,19 +24,17 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".sft")
 
 @dataclass
 class Clip:
-    """One finished run: frames (T, H, W, 3) uint8, its mp4, and what was counted."""
+    """One finished run: frames (T, H, W, 3) uint8, its mp4, and what was counted.
+
+    affine_maps, lines: what VCUT says of the run; 0 and none without VCUT.
+    """
 
     frames: object
     path: Path
     evaluations: int
     seconds: float
-    summary: str = ""
-
-    @property
-    def affine_maps(self) -> int:
-        """Affine maps that VCUT says it evaluated."""
-        match = re.search(r"(\d+) affine maps evaluated", self.summary)
-        return int(match.group(1)) if match else 0
+    affine_maps: int
+    lines: list[str]
 
 
 def main() -> int:
@@ -224,15 +221,14 @@ def _make_clip(server, prompt: dict, title: str, folder: Path) -> Clip:
     counted = run.events.get("vcut_demo.run", [])
     if not counted:
         raise HostError("expected a workflow with a KSampler or a guider, found no sampling in it.")
-    summaries = [
-        run.texts[n] for n in prompts.nodes_of(prompt, *prompts.VCUT_NODES) if n in run.texts
-    ]
+    told = run.events.get("vcut.run", [])
     return Clip(
         frames=frames,
         path=path,
         evaluations=sum(part["evaluations"] for part in counted),
         seconds=sum(part["elapsed_s"] for part in counted),
-        summary=summaries[0] if summaries else "",
+        affine_maps=sum(event["counts"]["affine_evaluated"] for event in told),
+        lines=[line for event in told for line in event["lines"]],
     )
 
 
@@ -256,7 +252,7 @@ def _table(without: Clip, with_vcut: Clip, sheet: Path, is_tiny: bool) -> str:
         ("SSIM, windows of 7x7", "", f"{videos.ssim(without.frames, with_vcut.frames):.3f}"),
     ]
     lines = ["", *(f"{name:22} {left!s:>14} {right!s:>14}" for name, left, right in rows), ""]
-    lines.append(f"VCUT: {with_vcut.summary}")
+    lines += [f"VCUT: {line}" for line in with_vcut.lines]
     if is_tiny:
         lines.append(
             "Made with the tiny SVD, trained on generated clips: it shows what VCUT does to a "

@@ -65,6 +65,23 @@ class RunSummary:
             )
         return "; ".join(parts)
 
+    def counts_as_data(self) -> dict:
+        """Return the counts as plain values that survive JSON; the plan's only if there is one."""
+        plan = {}
+        if self.plan is not None:
+            plan = {"num_steps": self.plan.num_steps, "last_guided_step": self.plan.guided_steps}
+        return {
+            "unet_evaluations": self.unet_evaluations,
+            "evaluations_saved": self.evaluations_saved,
+            "affine_evaluated": self.affine_evaluated,
+            "affine_reused": self.affine_reused,
+            "removed": self.removed,
+            "untouched": dict(self.untouched),
+            "elapsed_s": self.elapsed_s,
+            "is_complete": self.is_complete,
+            **plan,
+        }
+
     def text(self) -> str:
         """Return the summary as one line, for the log and for the node."""
         parts = [self.counts()]

@@ -1,5 +1,6 @@
 """The line that tells the user what a run saved."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -86,6 +87,39 @@ def test_line_begins_with_stopped_early_when_the_run_was_not_completed():
 def test_plan_is_told_before_the_first_step_when_a_run_begins():
     running = _summary(is_complete=False)
     assert running.planned() == "guided 1-2 of 4, cut at step 3 (cut_sigma 2.001)"
+
+
+def test_counts_as_data_are_plain_and_survive_json():
+    summary = _summary(
+        unet_evaluations=6,
+        evaluations_saved=2,
+        affine_evaluated=64,
+        affine_reused=736,
+        removed=16,
+        untouched=Counter({"one cond": 4}),
+        elapsed_s=1.25,
+    )
+    data = summary.counts_as_data()
+    assert data == {
+        "unet_evaluations": 6,
+        "evaluations_saved": 2,
+        "affine_evaluated": 64,
+        "affine_reused": 736,
+        "removed": 16,
+        "untouched": {"one cond": 4},
+        "elapsed_s": 1.25,
+        "is_complete": True,
+        "num_steps": 4,
+        "last_guided_step": 2,
+    }
+    assert type(data["untouched"]) is dict
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+
+
+def test_counts_as_data_leave_out_the_plan_when_there_is_none():
+    data = _summary(None, unet_evaluations=8, is_complete=False).counts_as_data()
+    assert "num_steps" not in data and "last_guided_step" not in data
+    assert data["unet_evaluations"] == 8 and data["is_complete"] is False
 
 
 def test_two_summaries_share_no_counts():

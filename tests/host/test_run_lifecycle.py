@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from types import SimpleNamespace
 
 import comfy.model_management
 import comfy.samplers
@@ -234,20 +235,68 @@ def test_summary_says_so_when_a_run_was_stopped(tiny, vcut, summaries):
     assert "replaced by another pack" not in line
 
 
-def test_both_nodes_show_the_summary_when_the_host_has_a_server(tiny, biased, monkeypatch):
-    shown = []
+@pytest.fixture
+def sent(monkeypatch):
+    """Put a server at the network's end, the host being real; return what it is asked to send."""
+    texts, events = [], []
 
-    class Server:  # the network's end; the host is real
+    class Server:
         client_id = "client"
 
         def send_progress_text(self, text, node_id, sid=None):
-            shown.append((node_id, text))
+            texts.append((node_id, text))
+
+        def send_sync(self, event, data, sid=None):
+            events.append((event, data, sid))
 
     import server
 
     monkeypatch.setattr(server.PromptServer, "instance", Server(), raising=False)
-    model = patch_cross_attentions(biased, CrossAttentionConfig(), "7")
-    tiny.sample(schedule_guidance(model, GuidanceConfig(3, 4), "8"), steps=4)
-    assert {node_id for node_id, _ in shown} == {"7", "8"}
-    assert shown[0][1].startswith("running: guided 1-2 of 4, cut at step 3")
-    assert shown[-1][1].startswith("6 of 8 UNet evaluations; guided 1-2 of 4")
+    return SimpleNamespace(texts=texts, events=events)
+
+
+def _with_node_ids(model):
+    model = patch_cross_attentions(model, CrossAttentionConfig(), "7")
+    return schedule_guidance(model, GuidanceConfig(3, 4), "8")
+
+
+def test_both_nodes_show_the_summary_when_the_host_has_a_server(tiny, biased, sent):
+    tiny.sample(_with_node_ids(biased), steps=4)
+    assert {node_id for node_id, _ in sent.texts} == {"7", "8"}
+    assert sent.texts[0][1].startswith("running: guided 1-2 of 4, cut at step 3")
+    assert sent.texts[-1][1].startswith("6 of 8 UNet evaluations; guided 1-2 of 4")
+
+
+def test_counts_are_sent_once_when_a_run_ends(tiny, biased, sent, summaries):
+    tiny.sample(_with_node_ids(biased), steps=4)
+    ((event, data, client_id),) = [part for part in sent.events if part[0].startswith("vcut")]
+    assert (event, client_id) == ("vcut.run", "client")
+    assert data["node_ids"] == ["7", "8"]
+    assert [f"VCUT: {line}" for line in data["lines"]] == summaries()
+    counts = data["counts"]
+    assert (counts["unet_evaluations"], counts["evaluations_saved"]) == (6, 2)
+    assert (counts["affine_evaluated"], counts["affine_reused"]) == (64, 64)
+    assert (counts["num_steps"], counts["last_guided_step"]) == (4, 2)
+    assert counts["is_complete"] is True and counts["elapsed_s"] > 0
+
+
+def test_counts_are_sent_when_a_run_was_stopped(tiny, biased, sent):
+    model = _failing(_with_node_ids(biased), INTERRUPT, at_evaluation=4)
+    with pytest.raises(INTERRUPT):
+        tiny.sample(model, steps=4)
+    (data,) = [data for event, data, _ in sent.events if event == "vcut.run"]
+    assert data["counts"]["is_complete"] is False
+    assert data["lines"][0].startswith("stopped early; ")
+
+
+def test_picture_stays_when_nothing_can_be_sent(tiny, biased, sent, monkeypatch):
+    import server
+
+    def fail(*_):
+        raise OSError("the page is gone")
+
+    model = _with_node_ids(biased)
+    expected = tiny.sample(model, steps=2)
+    monkeypatch.setattr(server.PromptServer.instance, "send_sync", fail)
+    monkeypatch.setattr(server.PromptServer.instance, "send_progress_text", fail)
+    assert torch.equal(tiny.sample(model, steps=2), expected)

@@ -137,6 +137,9 @@ def test_evaluations_counted_apart_equal_the_reported_ones(server, tiny_prompt):
         assert "guided 1-3 of 5, cut at step 4" in run.texts[node_id]
         assert "8 of 10 UNet evaluations" in run.texts[node_id]
     assert server.log_text()[len(log_before) :].count("VCUT: ") == 1
+    (told,) = run.events["vcut.run"]
+    assert sorted(told["node_ids"]) == sorted(graph.nodes_of(prompt, *graph.VCUT_NODES))
+    assert told["counts"]["unet_evaluations"] == 8 and told["counts"]["evaluations_saved"] == 2
 
 
 def test_no_trace_stays_when_the_nodes_are_taken_out_of_the_graph(server, tiny_prompt):

@@ -1,0 +1,24 @@
+"""What the demo makes of a run in a real headless server: its two clips and their counts."""
+
+import graph
+import pytest
+import run as demo
+from host_install import WORKFLOWS
+
+
+@pytest.fixture
+def prompt(tiny_prompt) -> dict:
+    return tiny_prompt(WORKFLOWS / "svd_vcut.json", seed=21)
+
+
+def test_clip_with_vcut_has_the_counts_that_the_pack_sends(server, prompt, tmp_path):
+    clip = demo._make_clip(server, prompt, "with VCUT", tmp_path)
+    # 32 affine maps, evaluated for cond with uncond and for the averaged cond: 64 at any length.
+    assert (clip.evaluations, clip.affine_maps) == (8, 64)
+    (line,) = clip.lines
+    assert line.startswith("8 of 10 UNet evaluations; guided 1-3 of 5, cut at step 4")
+
+
+def test_clip_without_vcut_has_no_affine_maps(server, prompt, tmp_path):
+    clip = demo._make_clip(server, graph.without_vcut(prompt), "without VCUT", tmp_path)
+    assert (clip.evaluations, clip.affine_maps, clip.lines) == (10, 0, [])
