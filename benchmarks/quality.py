@@ -17,7 +17,7 @@ BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
 sys.path[:0] = [str(BENCH), str(ROOT / "demo"), str(ROOT / "demo" / "tiny_svd")]
 
-from command_line import positive  # noqa: E402
+from command_line import positive, progress_bar  # noqa: E402
 from private_comfyui.install import HostError, comfyui_version, current_host, run_inside  # noqa: E402
 from quality_variants import BASELINE, SCHEDULE_STEPS, VARIANTS  # noqa: E402
 
@@ -73,7 +73,6 @@ def measure_and_report(options: argparse.Namespace) -> None:
     from quality_report import write_report
     from quality_results import circumstances, collect, write_json, write_sheets
     from quality_sampling import REFERENCES, Run, Task, finish_all, finished_records
-    from tqdm import tqdm
 
     sha256 = hashlib.sha256(options.weights.read_bytes()).hexdigest()
     folder = options.work.resolve() / _folder_name(sha256, options.steps)
@@ -84,7 +83,7 @@ def measure_and_report(options: argparse.Namespace) -> None:
     tasks += [Task.of(variant.name, *pair) for pair in pairs for variant in variants]
     records = finished_records(run)
     todo = [task for task in tasks if task not in records]
-    with tqdm(total=len(tasks), initial=len(tasks) - len(todo), desc="clips", unit="clip") as bar:
+    with progress_bar("clips", len(tasks), "clip", initial=len(tasks) - len(todo)) as bar:
         for record in finish_all(run, todo, options.jobs):
             records[Task(**record["task"])] = record
             bar.update()

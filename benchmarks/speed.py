@@ -18,7 +18,7 @@ BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
 sys.path.insert(0, str(ROOT / "demo"))
 
-from command_line import positive  # noqa: E402
+from command_line import positive, progress_bar  # noqa: E402
 from host_nodes import BenchError, HostNodes, start_comfyui  # noqa: E402
 from private_comfyui.install import HostError, run_inside  # noqa: E402
 from speed_setup import (  # noqa: E402
@@ -180,11 +180,9 @@ def _profile(nodes, model, job, variants, results: dict, file: Path) -> None:
 def _progress(steps: int):
     """Show one bar over all runs, in steps, in place of ComfyUI's own for each run."""
     import comfy.utils
-    from tqdm import tqdm
 
     comfy.utils.set_progress_bar_enabled(False)
-    seconds = 0.5 if sys.stderr.isatty() else 30.0  # a log keeps every line
-    with tqdm(total=steps, unit="step", dynamic_ncols=True, mininterval=seconds) as bar:
+    with progress_bar("benchmark", steps) as bar:
         comfy.utils.set_progress_bar_global_hook(lambda *_args, **_options: bar.update(1))
         try:
             yield bar

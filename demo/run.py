@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from command_line import positive
+from command_line import positive, progress_bar
 from private_comfyui import prompts
 from private_comfyui.install import DEMO, PACK, WORKFLOWS, HostError, current_host, run_inside
 
@@ -196,15 +196,15 @@ def _shortened(prompt: dict) -> dict:
 
 def _make_clip(server, prompt: dict, title: str, folder: Path) -> Clip:
     import videos
-    from tqdm import tqdm
 
-    with tqdm(desc=title, unit="step", leave=True) as bar:
+    with progress_bar(title, prompts.num_steps(prompt)) as bar:
 
         def on_progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
         run = server.run(prompt, on_progress)
+        bar.update((bar.total or bar.n) - bar.n)  # newer hosts do not tell of every step
     name = title.replace(" ", "_").lower()
     frames = videos.read_frames(
         [

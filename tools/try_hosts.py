@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ROOT / "tests"
+TOOLS = ROOT / "tests"
 sys.path.insert(0, str(ROOT / "demo"))
 
 from private_comfyui import install  # noqa: E402
@@ -247,7 +247,7 @@ def _get(url: str) -> dict:
 
 def _run_host_tests(host: Host) -> tuple[str, str]:
     """Run tests/host in this host and return (what pytest counted, the tests that failed)."""
-    command = [str(host.python), str(TESTS / "run.py"), "-q", str(TESTS / "host")]
+    command = [str(host.python), str(TOOLS / "run.py"), "-q", str(TOOLS / "host")]
     environment = os.environ | {INSIDE: host.to_json()}
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     lines = (result.stdout + result.stderr).strip().splitlines()

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from host_install import PACK
+from private_comfyui.install import PACK
 
 MUTED, BYPASSED = 2, 4
 VIRTUAL = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")
@@ -199,6 +199,15 @@ def _source(link_id: int | None, nodes: dict, links: dict) -> list | None:
 def nodes_of(prompt: dict, *class_types: str) -> list[str]:
     """Return the ids of a prompt's nodes of these types."""
     return [node_id for node_id, node in prompt.items() if node["class_type"] in class_types]
+
+
+def num_steps(prompt: dict) -> int | None:
+    """Return the steps of the prompt's first sampler or scheduler, None when they are not known."""
+    for node in prompt.values():
+        steps = node["inputs"].get("steps")
+        if isinstance(steps, int) and not node["class_type"].startswith("VCUT_"):
+            return steps
+    return None
 
 
 def replace_loader(prompt: dict, class_type: str) -> None:

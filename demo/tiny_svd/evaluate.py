@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from clip_truth import LATE, UNSEEN_SEED, centroids, directions_right, psnr
 from clip_world import FPS, NUM_FRAMES, SIZE, make_clips
+from command_line import progress_bar
 from PIL import Image
-from tqdm import tqdm
 
 sys.path.insert(0, str(architecture.FOLDER.parent))
 sys.path.insert(0, str(architecture.COMFYUI))
+import comfy.utils  # noqa: E402
 import utils.extra_config  # noqa: E402, F401  ComfyUI's utils
 from comfy_extras.nodes_video_model import (  # noqa: E402
     SVD_img2vid_Conditioning,
@@ -58,10 +59,12 @@ def run_gate(weights: Path = loader.WEIGHTS, num_clips: int = 64) -> tuple[dict,
     model, clip_vision, vae = loader.load_tiny_svd(weights)
     (guided,) = VideoLinearCFGGuidance().patch(model, MIN_CFG)
     truth = make_clips(num_clips, UNSEEN_SEED, unseen=True)
-    made = [
-        generate(guided, clip_vision, vae, truth.frames[k, 0], int(truth.motion_bucket[k]), seed=k)
-        for k in tqdm(range(num_clips), desc="gate")
-    ]
+    made = []
+    with progress_bar("gate", num_clips, "clip") as bar:
+        for k in range(num_clips):
+            picture, bucket = truth.frames[k, 0], int(truth.motion_bucket[k])
+            made.append(generate(guided, clip_vision, vae, picture, bucket, seed=k))
+            bar.update()
     made = torch.stack(made)
     repeated = through_vae(vae, truth.frames[:, 0])[:, None].expand_as(made)
     all_frames = truth.frames.flatten(0, 1)
@@ -108,6 +111,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    comfy.utils.set_progress_bar_enabled(False)  # one bar for all clips, none for each
     numbers, rows = run_gate(options.weights, options.clips)
     sys.stdout.write(json.dumps(numbers, indent=2) + "\n")
     if options.sheet:

@@ -28,9 +28,9 @@ from architecture import (
 )
 from clip_world import FPS, NUM_FRAMES, SIZE, make_clips
 from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep
+from command_line import progress_bar
 from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from tqdm import tqdm
 from trainer import Stage, load_trained, step_generator, train
 
 SEED = 2407
@@ -132,21 +132,27 @@ def encode_clips(folder: Path, vae, encoder, num_clips: int) -> None:
     """Write shards of clips: latents (B, T, 4, 8, 8) as the VAE gives them, context, bucket."""
     folder.mkdir(exist_ok=True)
     vae = vae.to(memory_format=torch.channels_last)
-    for shard in tqdm(range(num_clips // CLIPS_PER_SHARD), desc="latents"):
-        path = folder / f"{shard:04d}.pt"
-        if path.exists():
-            continue
-        clips = make_clips(CLIPS_PER_SHARD, seed=50_000_000 + shard)
-        pixels = (2 * clips.frames.flatten(0, 1) - 1).contiguous(memory_format=torch.channels_last)
-        with autocast():
-            latents = [vae.encode(part.to(DEVICE)).half().cpu() for part in pixels.split(64)]
-        content = {
-            "latents": torch.cat(latents).unflatten(0, (-1, NUM_FRAMES)).contiguous(),
-            "context": encoder(clip_pixels(clips.frames[:, 0].to(DEVICE)))[2].cpu(),
-            "motion_bucket": clips.motion_bucket,
-        }
-        torch.save(content, path.with_suffix(".partial"))
-        os.replace(path.with_suffix(".partial"), path)
+    num_shards = num_clips // CLIPS_PER_SHARD
+    with progress_bar("latents", num_shards, "shard") as bar:
+        for shard in range(num_shards):
+            path = folder / f"{shard:04d}.pt"
+            if not path.exists():
+                _encode_shard(path, vae, encoder, seed=50_000_000 + shard)
+            bar.update()
+
+
+def _encode_shard(path: Path, vae, encoder, seed: int) -> None:
+    clips = make_clips(CLIPS_PER_SHARD, seed=seed)
+    pixels = (2 * clips.frames.flatten(0, 1) - 1).contiguous(memory_format=torch.channels_last)
+    with autocast():
+        latents = [vae.encode(part.to(DEVICE)).half().cpu() for part in pixels.split(64)]
+    content = {
+        "latents": torch.cat(latents).unflatten(0, (-1, NUM_FRAMES)).contiguous(),
+        "context": encoder(clip_pixels(clips.frames[:, 0].to(DEVICE)))[2].cpu(),
+        "motion_bucket": clips.motion_bucket,
+    }
+    torch.save(content, path.with_suffix(".partial"))
+    os.replace(path.with_suffix(".partial"), path)
 
 
 def load_clips(folder: Path) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
+from command_line import progress_bar
 
 CHECKPOINT_EVERY_S = 180
 WARM_UP_STEPS = 100
@@ -75,9 +75,9 @@ def train(stage: Stage, module: torch.nn.Module, loss_of: Callable[[int], dict])
     ema = {name: value.clone() for name, value in module.state_dict().items()}
     first, seconds = _resume(stage, module, optimiser, ema)
     stop, saved_at, started = Stop(stage.minutes), time.monotonic(), time.monotonic() - seconds
-    bar = tqdm(range(first, stage.steps), initial=first, total=stage.steps, desc=stage.name)
-    with (stage.folder / "losses.jsonl").open("a") as log:
-        for step in bar:
+    bar_of_stage = progress_bar(stage.name, stage.steps, initial=first)
+    with (stage.folder / "losses.jsonl").open("a") as log, bar_of_stage as bar:
+        for step in range(first, stage.steps):
             values = _one_step(stage, step, parameters, optimiser, loss_of)
             if stage.ema_decay:
                 _update_ema(ema, module, min(stage.ema_decay, (1 + step) / (10 + step)))
@@ -92,6 +92,7 @@ def train(stage: Stage, module: torch.nn.Module, loss_of: Callable[[int], dict])
             if is_due or stop or step == stage.steps - 1:
                 _save(stage, module, optimiser, ema, step + 1, elapsed)
                 saved_at = time.monotonic()
+            bar.update()
             if stop:
                 return step == stage.steps - 1
     return True

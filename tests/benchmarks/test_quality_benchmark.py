@@ -11,7 +11,7 @@ import psutil
 import pytest
 from quality_variants import BY_NAME, VARIANTS
 
-BENCH = Path(__file__).resolve().parents[2] / "benchmarks"
+BENCH = Path(__file__).resolve().parents[1] / "benchmarks"
 
 DEADLINE_S = 240
 COND, GUIDED = [0], [1, 0]  # what ComfyUI evaluates in a step: uncond first

@@ -186,7 +186,7 @@ def test_without_vcut_nothing_of_vcut_stays_in_a_shipped_workflow(file):
         inputs = {"ckpt_name": "svd.safetensors"}
         inputs |= {socket["name"]: ["source", 0] for socket in node.get("inputs", [])}
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
-    kinds = {node["class_type"] for node in graph.without_vcut(prompt).values()}
+    kinds = {node["class_type"] for node in prompts.without_vcut(prompt).values()}
     assert not [kind for kind in kinds if kind.startswith("VCUT_")]
 
 
@@ -237,6 +237,22 @@ def test_counter_stands_right_before_the_sampler():
     prompts.add_counter(prompt)
     counter = prompt[prompt["3"]["inputs"]["model"][0]]
     assert counter == {"class_type": "VCUT_CountEvaluations", "inputs": {"model": ["2", 0]}}
+
+
+def test_steps_are_those_of_the_sampler_and_not_of_a_vcut_node():
+    prompt = _vcut_prompt()
+    prompt["2"]["inputs"]["steps"] = 25
+    assert prompts.num_steps(prompt) is None
+    prompt["3"]["inputs"]["steps"] = ["9", 0]  # of another node, unknown before the run
+    assert prompts.num_steps(prompt) is None
+    prompt["3"]["inputs"]["steps"] = 20
+    assert prompts.num_steps(prompt) == 20
+
+
+def test_steps_are_those_of_the_scheduler_when_the_sampler_takes_sigmas():
+    prompt = _vcut_prompt()
+    prompt["8"] = {"class_type": "BasicScheduler", "inputs": {"model": ["2", 0], "steps": 12}}
+    assert prompts.num_steps(prompt) == 12
 
 
 @pytest.mark.parametrize("file", sorted(WORKFLOWS.glob("*.json")), ids=lambda file: file.stem)

@@ -1,9 +1,11 @@
 """What the demo makes of a run in a real headless server: its two clips and their counts."""
 
-import graph
+import re
+
 import pytest
 import run as demo
-from host_install import WORKFLOWS
+from private_comfyui import prompts
+from private_comfyui.install import WORKFLOWS
 
 
 @pytest.fixture
@@ -20,5 +22,12 @@ def test_clip_with_vcut_has_the_counts_that_the_pack_sends(server, prompt, tmp_p
 
 
 def test_clip_without_vcut_has_no_affine_maps(server, prompt, tmp_path):
-    clip = demo._make_clip(server, graph.without_vcut(prompt), "without VCUT", tmp_path)
+    clip = demo._make_clip(server, prompts.without_vcut(prompt), "without VCUT", tmp_path)
     assert (clip.evaluations, clip.affine_maps, clip.lines) == (10, 0, [])
+
+
+def test_progress_of_a_clip_is_two_lines_in_a_log(server, prompt, tmp_path, capsys):
+    prompts.set_inputs(prompt, "KSampler", seed=22)
+    demo._make_clip(server, prompt, "with VCUT", tmp_path)
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"with VCUT: 5 steps\nwith VCUT: done in \d+\.\d s\n", told), told

@@ -138,7 +138,7 @@ def test_evaluations_counted_apart_equal_the_reported_ones(server, tiny_prompt):
         assert "8 of 10 UNet evaluations" in run.texts[node_id]
     assert server.log_text()[len(log_before) :].count("VCUT: ") == 1
     (told,) = run.events["vcut.run"]
-    assert sorted(told["node_ids"]) == sorted(graph.nodes_of(prompt, *graph.VCUT_NODES))
+    assert sorted(told["node_ids"]) == sorted(prompts.nodes_of(prompt, *prompts.VCUT_NODES))
     assert told["counts"]["unet_evaluations"] == 8 and told["counts"]["evaluations_saved"] == 2
 
 
