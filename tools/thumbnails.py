@@ -8,7 +8,7 @@ import videos
 from comfy_page import whole_graph
 from PIL import Image
 from private_comfyui import prompts
-from private_comfyui.install import WORKFLOWS
+from private_comfyui.install import DEMO, WORKFLOWS
 
 WIDTH = 800  # pixels
 TINY = {"width": 64, "height": 64, "video_frames": 14}  # what the tiny SVD was trained at
@@ -31,7 +31,7 @@ def _clip(server, workflow: dict) -> np.ndarray:
     prompt = prompts.to_prompt(workflow, server.get("/object_info"))
     prompt = prompts.without_comparison(prompt)
     prompts.replace_loader(prompt, "VCUT_LoadTinySVD")
-    picture = server.upload(WORKFLOWS / "tiny_svd" / "example_input.png")
+    picture = server.upload(DEMO / "tiny_svd" / "example_input.png")
     prompts.set_inputs(prompt, "LoadImage", image=picture)
     prompts.set_inputs(prompt, "SVD_img2vid_Conditioning", **TINY)
     prompts.add_frames_output(prompt)

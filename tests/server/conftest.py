@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from private_comfyui import prompts
-from private_comfyui.install import WORKFLOWS, current_host
+from private_comfyui.install import DEMO, WORKFLOWS, current_host
 from private_comfyui.serve import ComfyServer
 
-EXAMPLE_IMAGE = WORKFLOWS / "tiny_svd" / "example_input.png"
+EXAMPLE_IMAGE = DEMO / "tiny_svd" / "example_input.png"
 
 
 @pytest.fixture(scope="session")
