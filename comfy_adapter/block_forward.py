@@ -59,7 +59,7 @@ def with_short_time_context(args: tuple, kwargs: dict, transformer_options: dict
         and kwargs.get("num_video_frames")
         and is_single_token(context, None, None)
         and not is_patched_inside(transformer_options)
-        and all(isinstance(block.attn2, HostCrossAttention) for block in call.run.temporal_blocks)
+        and all(map(_has_our_attention, call.run.temporal_blocks))
         and call.run.temporal_blocks
         and not torch.compiler.is_compiling()
     ):
@@ -67,6 +67,10 @@ def with_short_time_context(args: tuple, kwargs: dict, transformer_options: dict
     once = context[:: kwargs["num_video_frames"]]
     transformer_options[KEY] = dataclasses.replace(call, time_context=once)
     return {**kwargs, "time_context": context[..., :0]}
+
+
+def _has_our_attention(block) -> bool:
+    return isinstance(getattr(block, "attn2", None), HostCrossAttention)
 
 
 def _forward(block, x, context=None, transformer_options={}):

@@ -17,10 +17,10 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ..vcut_core.cost_model import UNetCost, measure
 from ..vcut_core.run_cost import CostSettings, RunCost
 from .call_info import KEY
-from .host_model import computing_dtype
-from .layers import HostCrossAttention
+from .host_model import UNET, computing_dtype, planned_object
+from .layers import HostCrossAttention, unet_modules
 
-PATH = "diffusion_model."  # of the UNet in the host's model
+PATH = f"{UNET}."
 SCHEDULER = "karras"  # of the workflows; only cut_sigma depends on it
 WITHOUT_COST = {KEY, "torch.compile"}  # wrappers that leave the count of layers as it is
 # What other packs leave in model_options that may evaluate the UNet more or less often.
@@ -60,7 +60,7 @@ def read_model(model, width: int, height: int, video_frames: int, steps: int) ->
     base = model.model
     unet = build_on_meta(base.model_config.unet_config)
     cost = measure_on_meta(unet, width, height, video_frames)
-    layers = {path: model.get_model_object(PATH + path) for path in cost.cross_attentions()}
+    layers = {path: planned_object(model, PATH + path) for path in cost.cross_attentions()}
     taken = set(_replaced_by_patches(model, layers))
     replaced = {
         path: "remove" if layer.is_removed else "cached"
@@ -128,14 +128,13 @@ def _count_parameters(model, unet: UNetModel) -> int:
 
     Sizes of known weights come from ``unet``: quantised ones may be packed into other shapes.
     """
-    held = dict(model.model.diffusion_model.named_parameters())
-    for path, layer in model.object_patches_backup.items():  # what another clone displaced
-        if isinstance(layer, torch.nn.Module) and path.startswith(PATH):
-            name = path.removeprefix(PATH)
-            held = {k: p for k, p in held.items() if not k.startswith(f"{name}.")}
-            held |= {f"{name}.{k}": p for k, p in layer.named_parameters()}
-    whole = dict(unet.named_parameters())
-    return sum(whole.get(name, parameter).numel() for name, parameter in held.items())
+    whole = dict(unet.named_parameters(prefix=UNET))
+    modules = unet_modules(model.model.diffusion_model, model.object_patches_backup)
+    return sum(
+        whole.get(name, parameter).numel()
+        for path, module in modules
+        for name, parameter in module.named_parameters(prefix=path, recurse=False)
+    )
 
 
 def _replaced_by_patches(model, layers: dict) -> Iterator[str]:

@@ -1,7 +1,38 @@
 """What the host knows of a patcher's model, whichever clone of it is loaded now."""
 
+from collections.abc import Mapping
+
 import comfy.model_management
 import torch
+
+UNET = "diffusion_model"  # its path in the host's model
+
+
+def own_object(patcher, path: str):
+    """Return what the model was loaded with at ``path``, without any clone's object patches.
+
+    A run leaves its clone's object patches on the model, which all clones share. What they replaced
+    is in a backup, which all clones share too.
+    """
+    return _object_at(patcher, path, {})
+
+
+def planned_object(patcher, path: str):
+    """Return what is at ``path`` when this clone runs; None where it has no such object."""
+    return _object_at(patcher, path, patcher.object_patches)
+
+
+def _object_at(patcher, path: str, patches: Mapping):
+    found, reached, backup = patcher.model, "", patcher.object_patches_backup
+    for name in path.split("."):
+        reached = f"{reached}.{name}".lstrip(".")
+        if reached in patches:
+            found = patches[reached]
+        elif hasattr(found, name):
+            found = backup.get(reached, getattr(found, name))
+        else:
+            return None
+    return found
 
 
 def computing_dtype(patcher) -> torch.dtype:

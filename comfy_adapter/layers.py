@@ -1,29 +1,58 @@
 """The cross-attention layers of an SVD UNet: where they are, and what stands in for one."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from comfy.ldm.modules.attention import SpatialVideoTransformer
 
 from ..vcut_core.cross_attention import AffineCrossAttention, is_single_token, spread, zeros
 from .call_info import KEY, CallInfo
+from .host_model import UNET
 
 
-def cross_attention_blocks(diffusion_model) -> Iterator[tuple[str, str, torch.nn.Module]]:
-    """Yield (path from the model, "spatial" or "temporal", block) for every block with an attn2."""
-    for name, module in diffusion_model.named_modules():
+def unet_modules(diffusion_model, displaced: Mapping = {}) -> Iterator[tuple[str, object]]:
+    """Yield (path from the model, module) of a UNet.
+
+    displaced: path -> what object patches have replaced there (ModelPatcher.object_patches_backup),
+        read in place of the patch.
+    """
+    pending = [(UNET, diffusion_model)]
+    while pending:
+        path, module = pending.pop()
+        module = displaced.get(path, module)
+        if isinstance(module, torch.nn.Module):
+            yield path, module
+            children = reversed(module._modules.items())
+            pending += [(f"{path}.{name}", child) for name, child in children]
+
+
+def cross_attention_blocks(
+    diffusion_model, displaced: Mapping = {}
+) -> Iterator[tuple[str, str, torch.nn.Module]]:
+    """Yield (path from the model, "spatial" or "temporal", block) for every block with an attn2.
+
+    A block of another pack that has no such attribute is yielded too. displaced: see unet_modules.
+    """
+    for path, module in unet_modules(diffusion_model, displaced):
         if not isinstance(module, SpatialVideoTransformer):
             continue
         for kind, stack in (("spatial", "transformer_blocks"), ("temporal", "time_stack")):
-            for index, block in enumerate(getattr(module, stack)):
-                if block.attn2 is not None:
-                    yield f"diffusion_model.{name}.{stack}.{index}", kind, block
+            for index, live in enumerate(getattr(module, stack)):
+                block_path = f"{path}.{stack}.{index}"
+                block = displaced.get(block_path, live)
+                live_attention = getattr(block, "attn2", block)
+                if displaced.get(f"{block_path}.attn2", live_attention) is not None:
+                    yield block_path, kind, block
 
 
-def find_cross_attentions(diffusion_model) -> list[tuple[str, str]]:
-    """Return (path from the model, "spatial" or "temporal") of every attn2 of an SVD UNet."""
-    return [(f"{path}.attn2", kind) for path, kind, _ in cross_attention_blocks(diffusion_model)]
+def find_cross_attentions(diffusion_model, displaced: Mapping = {}) -> list[tuple[str, str]]:
+    """Return (path from the model, "spatial" or "temporal") of every attn2 of an SVD UNet.
+
+    displaced: see unet_modules.
+    """
+    blocks = cross_attention_blocks(diffusion_model, displaced)
+    return [(f"{path}.attn2", kind) for path, kind, _ in blocks]
 
 
 class HostCrossAttention(AffineCrossAttention):

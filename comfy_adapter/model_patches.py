@@ -9,6 +9,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from ..vcut_core.cross_attention import CrossAttentionConfig
 from ..vcut_core.feature_slicing import SlicingConfig
 from ..vcut_core.guidance import GuidanceConfig
+from .host_model import own_object, planned_object
 from .layers import HostCrossAttention, find_cross_attentions
 from .pruning import PrunedCrossAttention, follow_pruned
 from .sampling_run import KEY, PatchedLayers, sample_with_vcut
@@ -37,7 +38,8 @@ def patch_cross_attentions(model, config: CrossAttentionConfig, node_id: str | N
     modes = {"spatial": config.spatial, "temporal": config.temporal}
     clone = model.clone()
     wanted = 0
-    for path, kind in find_cross_attentions(clone.model.diffusion_model):
+    displaced = clone.object_patches_backup
+    for path, kind in find_cross_attentions(clone.model.diffusion_model, displaced):
         current = _without_stand_in(clone, path)
         if isinstance(current, PrunedCrossAttention):
             current.require_weights_for(modes[kind])
@@ -52,12 +54,12 @@ def patch_cross_attentions(model, config: CrossAttentionConfig, node_id: str | N
     return with_config(clone, "cross_attention", PatchedLayers(config, wanted), node_id)
 
 
-def _without_stand_in(clone, path: str) -> torch.nn.Module:
+def _without_stand_in(clone, path: str) -> torch.nn.Module | None:
     """Take an earlier node's stand-in out of ``clone``; return the layer that it stood in for."""
-    current = clone.get_model_object(path)
+    current = planned_object(clone, path)
     if type(current) is not HostCrossAttention:
         return current
-    if current.original is _unpatched(clone, path):
+    if current.original is own_object(clone, path):
         clone.object_patches.pop(path, None)
     else:  # another pack's own patch stood here first
         clone.add_object_patch(path, current.original)
@@ -76,13 +78,6 @@ def slice_features(model, config: SlicingConfig, node_id: str | None = None):
     return clone
 
 
-def _unpatched(model, path: str) -> torch.nn.Module:
-    """Return what ComfyUI would restore at ``path``, whichever clone is loaded now."""
-    if path in model.object_patches_backup:
-        return model.object_patches_backup[path]
-    return comfy.utils.get_attr(model.model, path)
-
-
 def _rebind(old, new) -> None:
     """ON_CLONE callback: a clone onto another model object gets stand-ins for its own layers.
 
@@ -94,7 +89,7 @@ def _rebind(old, new) -> None:
         return
     follow_pruned(old, new)
     for path, layer in list(new.object_patches.items()):
-        if type(layer) is HostCrossAttention and layer.original is _unpatched(old, path):
+        if type(layer) is HostCrossAttention and layer.original is own_object(old, path):
             original = comfy.utils.get_attr(new.model, path)
             if type(original) is HostCrossAttention:  # a VCUT clone is loaded on that model now
                 original = original.original

@@ -16,8 +16,8 @@ from comfy.model_patcher import ModelPatcher
 from ..vcut_core.activation_memory import CallShape, LayerShape, UNetShape, peak_bytes, places
 from ..vcut_core.feature_slicing import AUTOMATIC, MAX_SLICES, SlicingConfig
 from .call_info import KEY
-from .host_model import computing_dtype, memory_for_activations
 from .other_patches import is_patched_inside
+from .host_model import UNET, computing_dtype, memory_for_activations, own_object
 from .run_slicing import RunSlicing
 
 # Kernels take memory of their own, and an allocator never packs tightly.
@@ -46,7 +46,7 @@ class MemoryEstimate:
         self._patcher = weakref.ref(patcher)  # on which this may hang
         self._model = patcher.model
         self._devices = patcher.load_device, patcher.offload_device
-        self._unet = unet_shape(patcher.model.diffusion_model)
+        self._unet = unet_shape(patcher)
 
     def __call__(self, input_shape, *args, **kwargs) -> float:
         """Return bytes for a latent (rows, 4, H, W), rows being conds times frames."""
@@ -125,18 +125,25 @@ def follow_slicing(patcher) -> None:
         patcher.memory_required = MemoryEstimate(patcher, config)
 
 
-def unet_shape(unet) -> UNetShape:
-    """Return the shapes of an SVD UNet's layers, read from the modules themselves."""
+def unet_shape(patcher) -> UNetShape:
+    """Return the shapes of an SVD UNet's layers, without any clone's object patches."""
+
+    def blocks(name: str) -> tuple[tuple[LayerShape, ...], ...]:
+        path = f"{UNET}.{name}"
+        count = len(own_object(patcher, path))
+        return tuple(_block_shape(patcher, f"{path}.{index}") for index in range(count))
+
     return UNetShape(
-        tuple(_block_shape(block) for block in unet.input_blocks),
-        _block_shape(unet.middle_block),
-        tuple(_block_shape(block) for block in unet.output_blocks),
-        _context_width(unet),
+        blocks("input_blocks"),
+        _block_shape(patcher, f"{UNET}.middle_block"),
+        blocks("output_blocks"),
+        patcher.model.model_config.unet_config["context_dim"],
     )
 
 
-def _block_shape(block) -> tuple[LayerShape, ...]:
-    return tuple(_layer_shape(layer) for layer in block)
+def _block_shape(patcher, path: str) -> tuple[LayerShape, ...]:
+    count = len(own_object(patcher, path))
+    return tuple(_layer_shape(own_object(patcher, f"{path}.{index}")) for index in range(count))
 
 
 def _layer_shape(layer) -> LayerShape:
@@ -149,13 +156,3 @@ def _layer_shape(layer) -> LayerShape:
     if isinstance(layer, Upsample):
         return LayerShape("up", layer.channels, layer.out_channels)
     return LayerShape("conv", layer.in_channels, layer.out_channels)
-
-
-def _context_width(unet) -> int:
-    """Return the width of the image embedding."""
-    transformers = (m for m in unet.modules() if isinstance(m, SpatialVideoTransformer))
-    for transformer in transformers:
-        attention = transformer.time_stack[0].attn2
-        if attention is not None:
-            return attention.to_v.weight.shape[1]
-    return 0

@@ -19,18 +19,18 @@ def read_frames(paths: list[Path]) -> np.ndarray:
 
 def psnr(reference: np.ndarray, clip: np.ndarray) -> float:
     """Return the peak signal-to-noise ratio in dB over the whole clip; inf when equal."""
-    if np.array_equal(reference, clip):
-        return float("inf")
-    return float(peak_signal_noise_ratio(reference, clip, data_range=255))
+    return video_comparison().psnr(as_floats(reference), as_floats(clip))
 
 
 def ssim(reference: np.ndarray, clip: np.ndarray) -> float:
     """Return the structural similarity, mean over frames: 1 when equal."""
-    pairs = zip(reference, clip, strict=True)
-    window = min(7, *(side - 1 + side % 2 for side in clip.shape[1:3]))  # odd, within the frame
-    return float(
-        np.mean([structural_similarity(a, b, channel_axis=-1, win_size=window) for a, b in pairs])
-    )
+    pairs = zip(as_floats(reference), as_floats(clip), strict=True)
+    return float(np.mean([video_comparison().ssim(a, b) for a, b in pairs]))
+
+
+def as_floats(pixels: np.ndarray) -> "torch.Tensor":
+    """Return pixels of any shape, uint8, as the pack reads pictures: float32 in 0..1."""
+    return torch.from_numpy(pixels).float() / 255
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:

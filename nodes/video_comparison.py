@@ -163,8 +163,17 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
     """
     smallest = min(a.shape[:2])
     window = min(SSIM_WINDOW, smallest - 1 + smallest % 2)
+    return _similarity(a, b, window, "valid").mean().item()
+
+
+def ssim_map(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the structural similarity around each pixel (H, W); both sides at least 6."""
+    return _similarity(a, b, SSIM_WINDOW, "same")[0].mean(0)
+
+
+def _similarity(a: torch.Tensor, b: torch.Tensor, window: int, padding: str) -> torch.Tensor:
     batches = [frame.permute(2, 0, 1)[None].contiguous() for frame in (a, b)]
-    return _metrics().ssim(*batches, window, padding="valid").mean().item()
+    return _metrics().ssim(*batches, window, padding=padding)  # (1, 3, H, W)
 
 
 def _metrics():
