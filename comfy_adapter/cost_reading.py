@@ -67,12 +67,12 @@ def read_model(model, width: int, height: int, video_frames: int, steps: int) ->
         for path, layer in layers.items()
         if isinstance(layer, HostCrossAttention) and path not in taken
     }
-    guidance = model.model_options["transformer_options"].get(KEY, {}).get("guidance")
+    vcut = model.model_options["transformer_options"].get(KEY, {})
     sampling = model.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, SCHEDULER, steps)
     return ModelReading(
         cost,
-        CostSettings(replaced, guidance),
+        CostSettings(replaced, vcut.get("guidance"), vcut.get("slicing")),
         _count_parameters(model, unet),
         computing_dtype(model).itemsize,
         tuple(sigmas.tolist()),

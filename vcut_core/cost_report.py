@@ -5,8 +5,11 @@ Must not know where the figures come from.
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from .feature_slicing import AUTOMATIC
 from .run_cost import RunCost
 
+SAVES_MEMORY = "saves memory, not multiply-adds"
+SLICER_IS_OFF = "VCUT Feature Slicer is off (slices is 1)"
 UNITS = ((1e12, "TMACs"), (1e9, "GMACs"), (1e6, "MMACs"))
 
 
@@ -55,6 +58,10 @@ def headline(run: RunCost) -> str:
     """Return the report in one line."""
     if run.settings.is_empty:
         return "No VCUT settings on this model: nothing saved"
+    if not run.settings.changes_compute:
+        if run.settings.slicing.slices == 1:
+            return f"{SLICER_IS_OFF}: nothing saved"
+        return f"VCUT Feature Slicer only: {SAVES_MEMORY}"
     return (
         f"With this model's settings: {run.evaluations} of {run.evaluations_without} UNet "
         f"evaluations, {percent_less(run.macs(), run.macs_without())} to compute"
@@ -69,8 +76,8 @@ def percent_less(value: float, baseline: float) -> str:
 def _totals(run: RunCost) -> Iterator[str]:
     before, after = run.macs_without(), run.macs()
     unit, name = unit_for(before)
-    if run.settings.is_empty:
-        yield f"Run: {before / unit:,.2f} {name}, 0 saved: this model has no VCUT settings"
+    if not run.settings.changes_compute:
+        yield f"Run: {before / unit:,.2f} {name}, 0 saved: {_why_nothing_is_saved(run)}"
         yield f"UNet evaluations: {run.evaluations}"
     else:
         yield (
@@ -89,6 +96,13 @@ def _totals(run: RunCost) -> Iterator[str]:
     yield f"Each evaluation: {evaluation / unit:,.3f} {name}{instead}"
 
 
+def _why_nothing_is_saved(run: RunCost) -> str:
+    slicing = run.settings.slicing
+    if slicing is None:
+        return "this model has no VCUT settings"
+    return SLICER_IS_OFF if slicing.slices == 1 else f"slicing {SAVES_MEMORY}"
+
+
 def _missing(run: RunCost, parameters: int) -> str:
     whole = run.unet.parameters()
     return "" if parameters == whole else f" (the whole UNet has {whole:,})"
@@ -103,6 +117,8 @@ def _settings(run: RunCost) -> Iterator[str]:
         counts = {mode: modes.count(mode) for mode in dict.fromkeys(modes)}
         words = ", ".join(f"{n} {'removed' if m == 'remove' else m}" for m, n in counts.items())
         yield f"Cross-attention, {wanted}: {words or 'none in this model'}"
+    if run.settings.slicing is not None:
+        yield f"Feature slicing: {_slicing(run)}"
     guidance = run.settings.guidance
     if guidance is None:
         yield "Guidance: in every step"
@@ -110,6 +126,16 @@ def _settings(run: RunCost) -> Iterator[str]:
     yield f"Guidance: {run.expected_summary().planned()}, on a karras schedule"
     if guidance.cut_sigma > 0:
         yield f"cut_sigma {guidance.cut_sigma:g} ends it elsewhere on another schedule"
+
+
+def _slicing(run: RunCost) -> str:
+    slicing = run.settings.slicing
+    if slicing.slices == 1:
+        return "off (slices is 1)"
+    count = f"{slicing.slices} slices"
+    if slicing.slices == AUTOMATIC:
+        count = "as few slices as fit when the run starts"
+    return f"scope {slicing.scope}, {count}; {SAVES_MEMORY}"
 
 
 def _components(run: RunCost, unit: float) -> Iterator[str]:

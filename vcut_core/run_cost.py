@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .cost_model import UNetCost
+from .feature_slicing import SlicingConfig
 from .guidance import GuidanceConfig, GuidancePlan
 from .run_summary import RunSummary
 
@@ -20,15 +21,22 @@ class CostSettings:
 
     replaced: path of a cross-attention in the UNet -> "cached" or "remove"; the others are as ever.
     guidance: None when guidance lasts all the run.
+    slicing: None without VCUT Feature Slicer. It changes no cost.
     """
 
     replaced: Mapping[str, str] = field(default_factory=dict)
     guidance: GuidanceConfig | None = None
+    slicing: SlicingConfig | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether VCUT does nothing to the model."""
-        return not self.replaced and self.guidance is None
+        return not self.changes_compute and self.slicing is None
+
+    @property
+    def changes_compute(self) -> bool:
+        """Whether a setting may change how much the UNet computes."""
+        return bool(self.replaced) or self.guidance is not None
 
     @property
     def cached(self) -> list[str]:

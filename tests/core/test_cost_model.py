@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from vcut.vcut_core.cost_model import CONVENTIONS, LayerCost, UNetCost, measure
 from vcut.vcut_core.cost_report import headline, report_lines, unit_for
+from vcut.vcut_core.feature_slicing import SlicingConfig
 from vcut.vcut_core.guidance import MAX_STEPS, GuidanceConfig
 from vcut.vcut_core.run_cost import AFFINE_MAPS, CostSettings, RunCost
 
@@ -164,10 +165,10 @@ LAYERS = (
 BOTH = {SPATIAL: "cached", TEMPORAL: "remove"}
 
 
-def _run(num_steps=25, replaced=None, **guidance) -> RunCost:
+def _run(num_steps=25, replaced=None, slicing=None, **guidance) -> RunCost:
     config = GuidanceConfig(**guidance) if guidance else None
     sigmas = [float(num_steps - number) for number in range(num_steps + 1)]
-    return RunCost(UNetCost(LAYERS), CostSettings(replaced or {}, config), sigmas)
+    return RunCost(UNetCost(LAYERS), CostSettings(replaced or {}, config, slicing), sigmas)
 
 
 @pytest.mark.parametrize(
@@ -257,6 +258,41 @@ def test_report_of_a_model_without_vcut_promises_no_line():
     assert "Cross-attention, spatial: 1 kept" in lines and "Guidance: in every step" in lines
     assert not [line for line in lines if "instead" in line or "should say" in line]
     assert headline(_run()) == "No VCUT settings on this model: nothing saved"
+
+
+@pytest.mark.parametrize(
+    ("slices", "words"),
+    [
+        (8, "scope everything, 8 slices;"),
+        (0, "scope everything, as few slices as fit when the run starts;"),
+    ],
+)
+def test_report_of_a_model_with_the_slicer_alone_names_it_and_claims_no_saving(slices, words):
+    run = _run(slicing=SlicingConfig(slices, "everything"))
+    lines = _report(run)
+    assert [line for line in lines if line.startswith(f"Feature slicing: {words}")]
+    assert "Run: 55.50 GMACs, 0 saved: slicing saves memory, not multiply-adds" in lines
+    assert "UNet evaluations: 50" in lines and not run.settings.is_empty
+    assert headline(run) == "VCUT Feature Slicer only: saves memory, not multiply-adds"
+    assert not [line for line in lines if "no VCUT settings" in line]
+    assert "The line after the run should say: 50 of 50 UNet evaluations" in lines
+
+
+def test_report_of_a_slicer_that_is_off_claims_nothing():
+    run = _run(slicing=SlicingConfig(1, "everything"))
+    lines = _report(run)
+    assert "Feature slicing: off (slices is 1)" in lines
+    assert "Run: 55.50 GMACs, 0 saved: VCUT Feature Slicer is off (slices is 1)" in lines
+    assert headline(run) == "VCUT Feature Slicer is off (slices is 1): nothing saved"
+
+
+def test_report_names_the_slicer_beside_the_other_settings():
+    run = _run(replaced=BOTH, cut_step=17, slicing=SlicingConfig(8, "blocks"))
+    lines = _report(run)
+    assert [line for line in lines if line.startswith("Feature slicing: scope blocks, 8 slices;")]
+    assert "Run: 41.00 GMACs instead of 55.50 without VCUT (26.1 % less)" in lines
+    assert [line for line in lines if line.startswith("The line after the run should say: 41 of")]
+    assert headline(run) == headline(_run(replaced=BOTH, cut_step=17))
 
 
 def test_report_claims_no_line_beside_other_nodes():

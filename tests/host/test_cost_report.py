@@ -15,6 +15,7 @@ from vcut.comfy_adapter import (
     schedule_guidance,
 )
 from vcut.nodes.cost_report import CostReport
+from vcut.nodes.feature_slicer import FeatureSlicer
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.guidance import GuidanceConfig
 
@@ -125,6 +126,14 @@ def test_cut_by_sigma_is_found_on_the_karras_schedule(small, read):
     # Step 17 of 25 starts at 2.27 and step 16 at 3.0: 2.3 ends guidance between them.
     run = read(schedule_guidance(small, GuidanceConfig(cut_sigma=2.3))).run()
     assert run.plan.guided_steps == 16 and run.evaluations == 41
+
+
+def test_slicer_is_a_setting_of_the_model(small):
+    report = _report(FeatureSlicer.execute(small, 8, "everything").result[0])
+    _before, _heading, settings = report.partition("Settings of this model\n")
+    assert "- Feature slicing: scope everything, 8 slices;" in settings.partition("\n\n")[0]
+    assert "no VCUT settings" not in report and "saves memory, not multiply-adds" in report
+    assert "Feature slicing" not in _report(small)
 
 
 # --- what others have put on the model --------------------------------------------------------
