@@ -1,5 +1,7 @@
 """The node that says what a run costs before it runs, and what this model's VCUT settings save."""
 
+from numbers import Real
+
 from comfy_api.latest import io
 
 from ..comfy_adapter import node_id_of, read_model, require_svd, show_on_node
@@ -8,7 +10,8 @@ from ..vcut_core.cost_report import headline, report_lines, unit_for
 from ..vcut_core.guidance import MAX_STEPS
 
 DISPLAY_NAME = "VCUT Cost Report"
-MAX_SIZE = 16384  # of SVD_img2vid_Conditioning, in pixels
+MIN_SIZE = 16  # of SVD_img2vid_Conditioning, in pixels
+MAX_SIZE = 16384
 MAX_FRAMES = 4096
 
 
@@ -33,7 +36,7 @@ class CostReport(io.ComfyNode):
                 io.Int.Input(
                     "width",
                     default=1024,
-                    min=16,
+                    min=MIN_SIZE,
                     max=MAX_SIZE,
                     step=8,
                     tooltip="Of the clip in pixels, as in SVD_img2vid_Conditioning.",
@@ -41,7 +44,7 @@ class CostReport(io.ComfyNode):
                 io.Int.Input(
                     "height",
                     default=576,
-                    min=16,
+                    min=MIN_SIZE,
                     max=MAX_SIZE,
                     step=8,
                     tooltip="Of the clip in pixels, as in SVD_img2vid_Conditioning.",
@@ -74,6 +77,10 @@ class CostReport(io.ComfyNode):
         cls, model, width: int, height: int, video_frames: int, steps: int
     ) -> io.NodeOutput:
         require_svd(model, DISPLAY_NAME)
+        width = _whole_number("width", width, MIN_SIZE, MAX_SIZE)
+        height = _whole_number("height", height, MIN_SIZE, MAX_SIZE)
+        video_frames = _whole_number("video_frames", video_frames, 1, MAX_FRAMES)
+        steps = _whole_number("steps", steps, 1, MAX_STEPS)
         reading = read_model(model, width, height, video_frames, steps)
         run = reading.run()
         size = f"{width}x{height}, {video_frames} frame{'s' if video_frames > 1 else ''}"
@@ -90,6 +97,20 @@ class CostReport(io.ComfyNode):
             unit_name,
         )
         return io.NodeOutput(report, picture)
+
+
+def _whole_number(name: str, value, low: int, high: int) -> int:
+    """Return ``value`` as an int. ComfyUI checks a widget's range, but not that of a linked value.
+
+    Raises ValueError when it is not a whole number from ``low`` to ``high``.
+    """
+    if isinstance(value, Real) and low <= value <= high and value == int(value):
+        return int(value)
+    got = value if isinstance(value, Real) else type(value).__name__
+    raise ValueError(
+        f"{DISPLAY_NAME}: expected {name} to be a whole number from {low} to {high}, got {got}. "
+        f"Change {name} in the node or the value that is linked to it."
+    )
 
 
 def _in_unit(costs: dict[str, int], unit: float) -> dict[str, float]:

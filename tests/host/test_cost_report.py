@@ -1,6 +1,7 @@
 """VCUT Cost Report: what it reads from a model, says beside others, and leaves alone."""
 
 import copy
+import math
 
 import comfy.supported_models
 import pytest
@@ -186,6 +187,56 @@ def test_model_that_is_not_svd_is_refused_in_one_sentence(tiny):
         ValueError, match="^VCUT Cost Report: expected a Stable Video Diffusion model, got .*"
     ):
         CostReport.execute(tiny.vae, steps=25, **SIZE)
+
+
+RANGES = {
+    "width": (16, 16384),
+    "height": (16, 16384),
+    "video_frames": (1, 4096),
+    "steps": (1, 10000),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "got"),
+    [
+        ("width", 15, "15"),
+        ("width", -64, "-64"),
+        ("width", 16385, "16385"),
+        ("width", 64.5, "64.5"),
+        ("width", math.nan, "nan"),
+        ("height", 0, "0"),
+        ("height", math.inf, "inf"),
+        ("height", "64", "str"),
+        ("height", None, "NoneType"),
+        ("video_frames", 0, "0"),
+        ("video_frames", -1, "-1"),
+        ("video_frames", 4097, "4097"),
+        ("video_frames", math.nan, "nan"),
+        ("steps", 0, "0"),
+        ("steps", -3, "-3"),
+        ("steps", 10001, "10001"),
+        ("steps", -math.inf, "-inf"),
+    ],
+)
+def test_linked_number_out_of_range_is_one_sentence(small, name, value, got):
+    low, high = RANGES[name]
+    with pytest.raises(ValueError) as error:
+        CostReport.execute(small, **{"steps": 25, **SIZE, name: value})
+    assert str(error.value) == (
+        f"VCUT Cost Report: expected {name} to be a whole number from {low} to {high}, got {got}. "
+        f"Change {name} in the node or the value that is linked to it."
+    )
+
+
+def test_ranges_are_those_of_the_widgets():
+    inputs = {item.id: item for item in CostReport.define_schema().inputs}
+    assert {name: (inputs[name].min, inputs[name].max) for name in RANGES} == RANGES
+
+
+def test_whole_number_that_is_linked_as_a_float_is_taken(small):
+    size = {name: float(value) for name, value in SIZE.items()}
+    assert _report(small, steps=25.0, **size) == _report(small)
 
 
 @pytest.mark.parametrize(
