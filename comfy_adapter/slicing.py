@@ -16,8 +16,8 @@ from comfy.model_patcher import ModelPatcher
 from ..vcut_core.activation_memory import CallShape, LayerShape, UNetShape, peak_bytes, places
 from ..vcut_core.feature_slicing import AUTOMATIC, MAX_SLICES, SlicingConfig
 from .call_info import KEY
-from .other_patches import is_patched_inside
 from .host_model import UNET, computing_dtype, memory_for_activations, own_object
+from .other_patches import is_patched_inside
 from .run_slicing import RunSlicing
 
 # Kernels take memory of their own, and an allocator never packs tightly.

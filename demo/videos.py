@@ -6,7 +6,6 @@ from pathlib import Path
 import av
 import numpy as np
 from PIL import Image, ImageDraw
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 MARGIN = 4  # pixels between pictures
 HEADING = 14  # pixels above them

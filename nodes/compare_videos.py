@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from ..comfy_adapter import node_id_of, show_on_node, with_progress
 from ..plots.captions import clean
+from ..plots.figures import missing_matplotlib
 from ..plots.video_pictures import SideBySide, plot
 from .video_comparison import AlignedClips, Clip, Scores
 
@@ -94,4 +95,7 @@ def _compare(video_a, video_b, labels: tuple[str, str], gain: float) -> tuple:
     result = scores.text(clips.width, clips.height, gain)
     heading = result.splitlines()[0].removesuffix(".")
     picture = plot(DISPLAY_NAME, labels, scores.psnr_db, scores.ssim, heading)
-    return side_by_side.pictures, difference, picture, "\n".join([result, *clips.notes()])
+    notes = clips.notes()
+    if reason := missing_matplotlib():
+        notes.append(f"The plot is blank and the labels are left out {reason}")
+    return side_by_side.pictures, difference, picture, "\n".join([result, *notes])

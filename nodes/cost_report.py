@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..comfy_adapter import node_id_of, read_model, require_svd, show_on_node
 from ..plots.cost_picture import draw_costs
+from ..plots.figures import missing_matplotlib
 from ..vcut_core.cost_report import headline, report_lines, unit_for
 from ..vcut_core.guidance import MAX_STEPS
 
@@ -86,6 +87,8 @@ class CostReport(io.ComfyNode):
         size = f"{width}x{height}, {video_frames} frame{'s' if video_frames > 1 else ''}"
         cache_bytes = run.cache_elements() * reading.value_bytes
         report = "\n".join(report_lines(run, size, reading.parameters, cache_bytes, reading.beside))
+        if reason := missing_matplotlib():
+            report += f"\nThe picture is blank {reason}"
         show_on_node(report, node_id_of(cls))
         unit, unit_name = unit_for(run.macs_without())
         picture = draw_costs(

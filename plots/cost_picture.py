@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from .figures import new_figure, picture_of
+from .figures import blank_picture, missing_matplotlib, new_figure, picture_of
 
 WIDTH = 1000  # pixels
 HEIGHT = 760
@@ -22,8 +22,10 @@ def draw_costs(
 ):
     """Return an IMAGE (1, H, W, 3) with both totals above and their parts below.
 
-    without, with_settings: component -> cost in ``unit``.
+    without, with_settings: component -> cost in ``unit``. Blank without matplotlib.
     """
+    if missing_matplotlib():
+        return blank_picture(WIDTH, HEIGHT)
     figure = new_figure(display_name, WIDTH, HEIGHT)
     top, bottom = figure.subplots(2, 1, height_ratios=(2, 9))
     totals = [sum(costs.values()) for costs in (without, with_settings)]

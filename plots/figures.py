@@ -1,6 +1,29 @@
 """Matplotlib figures as pictures for ComfyUI. Must not know what is drawn."""
 
+import importlib
+
 DOTS_PER_INCH = 100
+MODULES = ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg")
+
+
+def missing_matplotlib() -> str:
+    """Return why matplotlib cannot draw and what to do, the end of a sentence; "" when it can."""
+    try:
+        for name in MODULES:  # here: without it the nodes still load
+            importlib.import_module(name)
+    except ImportError as error:
+        return (
+            f"because the Python package matplotlib could not be imported ({error}): run python -m "
+            "pip install matplotlib with the Python that runs ComfyUI, then restart ComfyUI."
+        )
+    return ""
+
+
+def blank_picture(width: int, height: int):
+    """Return a white IMAGE (1, H, W, 3), where a picture cannot be drawn."""
+    import torch
+
+    return torch.ones(1, height, width, 3)
 
 
 def new_figure(display_name: str, width: int, height: int):

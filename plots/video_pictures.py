@@ -8,7 +8,7 @@ import math
 import torch
 
 from .captions import captions, font_families
-from .figures import new_figure, picture_of
+from .figures import blank_picture, missing_matplotlib, new_figure, picture_of
 
 BACKGROUND = 0.13  # grey, 0..1
 GAP = 8  # pixels between the clips
@@ -23,7 +23,8 @@ ORANGE = "#d95f02"
 class SideBySide:
     """Two clips beside each other under their labels, written frame by frame.
 
-    pictures: (T, H', W', 3) in 0..1, both sides even, as video codecs ask.
+    pictures: (T, H', W', 3) in 0..1, both sides even, as video codecs ask. Without matplotlib there
+        are no labels.
     """
 
     def __init__(self, display_name, labels, num_frames: int, height: int, width: int) -> None:
@@ -34,7 +35,7 @@ class SideBySide:
         centres = (panel // 2, panel + GAP + panel // 2)
         self.lefts = [centre - (self.width + 1) // 2 for centre in centres]
         self.top = 0
-        if any(labels):
+        if any(labels) and not missing_matplotlib():
             size = max(16, panel // 32)
             row = captions(
                 display_name, labels, centres, panel - size, size, 2 * panel + GAP, BACKGROUND
@@ -57,8 +58,11 @@ class SideBySide:
 def plot(display_name: str, labels, psnr_db: list[float], ssim: list[float], heading: str):
     """Return PSNR and SSIM over the frames as IMAGE (1, 600, 1000, 3).
 
-    heading: the result in one line. Frames of inf dB are marked at the upper edge.
+    heading: the result in one line. Frames of inf dB are marked at the upper edge. Blank without
+    matplotlib.
     """
+    if missing_matplotlib():
+        return blank_picture(1000, 600)
     figure = new_figure(display_name, 1000, 600)
     names = [label if len(label) <= 40 else f"{label[:37]}..." for label in labels]
     title = f"{names[0]} and {names[1]}, frame by frame" if all(names) else "frame by frame"

@@ -8,7 +8,7 @@ import videos
 from comfy_page import whole_graph
 from PIL import Image
 from private_comfyui import prompts
-from private_comfyui.install import DEMO, WORKFLOWS
+from private_comfyui.install import DEMO
 
 WIDTH = 800  # pixels
 TINY = {"width": 64, "height": 64, "video_frames": 14}  # what the tiny SVD was trained at

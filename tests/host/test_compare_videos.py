@@ -1,5 +1,6 @@
 """VCUT Compare Videos as ComfyUI runs it: its four outputs, its text on the node, its limits."""
 
+import sys
 import weakref
 
 import comfy.model_management
@@ -122,6 +123,21 @@ def test_frames_are_made_one_at_a_time_and_only_what_comes_out_is_as_large_as_a_
     made = seen.storages.keys() - {clip.untyped_storage().data_ptr() for clip in (a, b)}
     assert made == {t.untyped_storage().data_ptr() for t in (side_by_side, difference)}
     assert 2 <= seen.most_alive < 24
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "matplotlib.figure"])
+def test_all_but_plot_and_labels_comes_when_matplotlib_is_missing(monkeypatch, module):
+    a, b = _flat(0.5), _flat(0.6, 3)
+    _, expected, _, summary = _compare(a, b)
+    without_labels = _compare(a, b, labels=("", ""))[0]
+    monkeypatch.setitem(sys.modules, module, None)
+    side_by_side, difference, plot, text = _compare(a, b)
+    *lines, last = text.splitlines()
+    assert lines == summary.splitlines()
+    assert last.startswith("The plot is blank and the labels are left out because the Python ")
+    assert "python -m pip install matplotlib with the Python that runs ComfyUI" in last
+    assert torch.equal(difference, expected) and torch.equal(side_by_side, without_labels)
+    assert plot.shape == (1, 600, 1000, 3) and (plot == 1).all()
 
 
 def test_progress_moves_once_a_frame(monkeypatch):

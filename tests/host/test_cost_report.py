@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 
 import comfy.supported_models
 import pytest
@@ -260,6 +261,17 @@ def test_one_frame_and_one_step_are_a_run(small, with_vcut):
     report = _report(with_vcut(small, 1, 1), steps=1, video_frames=1)
     assert report.startswith("64x64, 1 frame, 1 step: ")
     assert "UNet evaluations: 1 instead of 2" in report
+
+
+def test_report_comes_with_a_blank_picture_when_matplotlib_is_missing(small, monkeypatch):
+    expected = _report(small)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    report, picture = CostReport.execute(small, steps=25, **SIZE).result
+    *lines, last = report.splitlines()
+    assert lines == expected.splitlines()
+    assert last.startswith("The picture is blank because the Python package matplotlib could not")
+    assert "python -m pip install matplotlib with the Python that runs ComfyUI" in last
+    assert picture.shape == (1, 760, 1000, 3) and (picture == 1).all()
 
 
 def test_second_report_equals_the_first(small, with_vcut):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from private_comfyui import prompts
-from private_comfyui.install import DEMO, WORKFLOWS, current_host
+from private_comfyui.install import DEMO, current_host
 from private_comfyui.serve import ComfyServer
 
 EXAMPLE_IMAGE = DEMO / "tiny_svd" / "example_input.png"
