@@ -70,6 +70,9 @@ def main() -> int:
 
 def measure_and_report(options: argparse.Namespace) -> None:
     """Finish all clips, then write JSON, table, plot and sheets."""
+    from private_comfyui.launch import make_pack_importable
+
+    make_pack_importable()
     from quality_report import write_report
     from quality_results import circumstances, collect, write_json, write_sheets
     from quality_sampling import REFERENCES, Run, Task, finish_all, finished_records

@@ -10,14 +10,15 @@ from typing import Literal
 import cv2
 import numpy as np
 import torch
-import videos as video_files
+import video_distance
 from clip_truth import LATE, centroids, directions_right, psnr
 from clip_world import Clips
-from skimage.metrics import structural_similarity
+from vcut.nodes.video_comparison import ssim, ssim_map
+from video_distance import as_floats
 
 MOST_DB = 100.0  # given to equal clips, whose PSNR is infinite
 SPRITE_SIDE = 20  # pixels of the square cut out around the sprite: radii are 9 to 11
-SPRITE_REACH = 18.0  # pixels from the sprite's centre that do not count as background
+SPRITE_REACH = 22.0  # pixels from its centre that an SSIM window may show it: 15 in x and in y
 FASTEST = 0.05  # the part of the pixels whose flow is the dynamic degree, as in VBench
 FLOW_SCALE = 4  # clips are enlarged so much for the flow: its smallest patch is 8 pixels
 SHARPNESS_BLUR = 1.0  # pixels
@@ -112,8 +113,8 @@ def distance_to_baseline(baseline: np.ndarray, clip: np.ndarray) -> dict[str, fl
     """Return the measures of the group "baseline"."""
     error = np.abs(baseline.astype(np.float64) - clip).mean((1, 2, 3))  # (T,)
     return {
-        "psnr_to_baseline": min(MOST_DB, video_files.psnr(baseline, clip)),
-        "ssim_to_baseline": video_files.ssim(baseline, clip),
+        "psnr_to_baseline": min(MOST_DB, video_distance.psnr(baseline, clip)),
+        "ssim_to_baseline": video_distance.ssim(baseline, clip),
         "largest_frame_error": float(error.max()),
     }
 
@@ -193,25 +194,26 @@ def _subject(clip, made, truth: Clips, picture) -> tuple[float, float]:
     """Return subject consistency within the clip and with the input picture."""
     centres = centroids(made, truth.colour)[0][0].numpy()  # (T, 2)
     true_centre = centroids(truth.frames[:, :1], truth.colour)[0][0].numpy()
-    patches = sprite_patches(clip, centres)
-    own = sprite_patches(picture[None], true_centre)[0]
-    first = [_ssim(patch, patches[0]) for patch in patches[1:]]
-    before = [_ssim(a, b) for a, b in zip(patches, patches[1:], strict=False)]
-    given = [_ssim(patch, own) for patch in patches]
+    patches = as_floats(sprite_patches(clip, centres))
+    own = as_floats(sprite_patches(picture[None], true_centre))[0]
+    first = [ssim(patch, patches[0]) for patch in patches[1:]]
+    before = [ssim(a, b) for a, b in zip(patches, patches[1:], strict=False)]
+    given = [ssim(patch, own) for patch in patches]
     return 100 * float(np.mean(first + before)), 100 * float(np.mean(given))
 
 
 def _background(clip, path: np.ndarray, picture) -> tuple[float, float]:
     """Return background consistency within the clip and with the input picture. path: (T, 2)."""
-    is_rest = [_far_from(place, clip.shape[1:3]) for place in path]
+    is_rest = [torch.from_numpy(_far_from(place, clip.shape[1:3])) for place in path]
+    frames, picture = as_floats(clip), as_floats(picture)
 
     def similarity(a, b, rest) -> float:
-        return float(_ssim_map(a, b)[rest].mean())
+        return ssim_map(a, b)[rest].mean().item()
 
     steps = range(1, len(clip))
-    first = [similarity(clip[0], clip[t], is_rest[0] & is_rest[t]) for t in steps]
-    before = [similarity(clip[t - 1], clip[t], is_rest[t - 1] & is_rest[t]) for t in steps]
-    given = [similarity(picture, f, is_rest[0] & r) for f, r in zip(clip, is_rest, strict=True)]
+    first = [similarity(frames[0], frames[t], is_rest[0] & is_rest[t]) for t in steps]
+    before = [similarity(frames[t - 1], frames[t], is_rest[t - 1] & is_rest[t]) for t in steps]
+    given = [similarity(picture, f, is_rest[0] & r) for f, r in zip(frames, is_rest, strict=True)]
     return 100 * float(np.mean(first + before)), 100 * float(np.mean(given))
 
 
@@ -220,16 +222,8 @@ def _far_from(place: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.hypot(x - place[0], y - place[1]) > SPRITE_REACH
 
 
-def _ssim(a: np.ndarray, b: np.ndarray) -> float:
-    return float(structural_similarity(a, b, channel_axis=-1))
-
-
-def _ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return structural_similarity(a, b, channel_axis=-1, full=True)[1].mean(-1)
-
-
 def _as_torch(clip: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(clip).permute(0, 3, 1, 2)[None].float() / 255  # (1, T, 3, H, W)
+    return as_floats(clip).permute(0, 3, 1, 2)[None]  # (1, T, 3, H, W)
 
 
 def _enlarged(grey: np.ndarray) -> np.ndarray:

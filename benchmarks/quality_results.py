@@ -19,7 +19,7 @@ from quality_sampling import REFERENCES, Run, Task, read_clip, true_clip
 from quality_statistics import orders, summarise
 from quality_variants import BASELINE, ORDERS, Variant
 
-PACKAGES = ("torch", "numpy", "scipy", "scikit-image", "opencv-python-headless")
+PACKAGES = ("torch", "numpy", "scipy", "kornia", "scikit-image", "opencv-python-headless")
 DIGITS = 6  # that are kept of every number
 
 

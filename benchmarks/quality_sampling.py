@@ -26,7 +26,11 @@ TINY_SVD = ROOT / "demo" / "tiny_svd"
 FRAMES_IN_BATCH = 64  # first frames that the generator makes at once; the first 64 are the gate's
 SEED_STRIDE = 1_000_000  # seed 0 of a frame is the one that the gate samples it with
 REFERENCES = {"truth": "truth", "vae": "truth through the VAE"}  # measured, not sampled
-MEASURE_SOURCES = (BENCH / "quality_measures.py", TINY_SVD / "clip_truth.py")
+MEASURE_SOURCES = (
+    BENCH / "quality_measures.py",
+    TINY_SVD / "clip_truth.py",
+    ROOT / "nodes" / "video_comparison.py",
+)
 
 
 @dataclass(frozen=True)

@@ -213,9 +213,9 @@ def _make_clip(server, prompt: dict, title: str, folder: Path) -> Clip:
         ]
     )
     path = folder / f"{name}.mp4"
-    videos = [f for files in run.files.values() for f in files if f["filename"].endswith(".mp4")]
-    if videos:
-        server.fetch(videos[0], path)
+    from_host = [f for files in run.files.values() for f in files if f["filename"].endswith(".mp4")]
+    if from_host:
+        server.fetch(from_host[0], path)
     else:
         videos.write_mp4(path, frames, fps=_fps(prompt))
     counted = run.events.get("vcut_demo.run", [])
@@ -239,9 +239,12 @@ def _fps(prompt: dict) -> int:
 
 def _table(without: Clip, with_vcut: Clip, sheet: Path, is_tiny: bool) -> str:
     """Return what the user is told in the end."""
-    import videos
+    from private_comfyui.launch import make_pack_importable
 
-    decibels = videos.psnr(without.frames, with_vcut.frames)
+    make_pack_importable()
+    import video_distance
+
+    decibels = video_distance.psnr(without.frames, with_vcut.frames)
     rows = [
         ("", "without VCUT", "with VCUT"),
         ("UNet evaluations", without.evaluations, with_vcut.evaluations),
@@ -249,7 +252,7 @@ def _table(without: Clip, with_vcut: Clip, sheet: Path, is_tiny: bool) -> str:
         ("seconds of sampling", f"{without.seconds:.2f}", f"{with_vcut.seconds:.2f}"),
         ("speedup", "1.00", f"{without.seconds / with_vcut.seconds:.2f}"),
         ("PSNR between the two", "", "equal" if decibels == float("inf") else f"{decibels:.1f} dB"),
-        ("SSIM, windows of 7x7", "", f"{videos.ssim(without.frames, with_vcut.frames):.3f}"),
+        ("SSIM", "", f"{video_distance.ssim(without.frames, with_vcut.frames):.3f}"),
     ]
     lines = ["", *(f"{name:22} {left!s:>14} {right!s:>14}" for name, left, right in rows), ""]
     lines += [f"VCUT: {line}" for line in with_vcut.lines]

@@ -16,22 +16,6 @@ def read_frames(paths: list[Path]) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
 
 
-def psnr(reference: np.ndarray, clip: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio in dB over the whole clip; inf when equal."""
-    return video_comparison().psnr(as_floats(reference), as_floats(clip))
-
-
-def ssim(reference: np.ndarray, clip: np.ndarray) -> float:
-    """Return the structural similarity, mean over frames: 1 when equal."""
-    pairs = zip(as_floats(reference), as_floats(clip), strict=True)
-    return float(np.mean([video_comparison().ssim(a, b) for a, b in pairs]))
-
-
-def as_floats(pixels: np.ndarray) -> "torch.Tensor":
-    """Return pixels of any shape, uint8, as the pack reads pictures: float32 in 0..1."""
-    return torch.from_numpy(pixels).float() / 255
-
-
 def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
     """Return one clip with both, titled; small clips enlarged so that they can be seen."""
     left, right = _enlarge(left), _enlarge(right)

@@ -57,6 +57,8 @@ def make_pack_importable() -> None:
 
     The pack's root must not be on sys.path: its folder ``nodes`` would hide ComfyUI's nodes.py.
     """
+    if "vcut" in sys.modules:
+        return
     pack = types.ModuleType("vcut")
     pack.__path__ = [str(PACK)]
     sys.modules["vcut"] = pack
