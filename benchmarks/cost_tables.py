@@ -151,7 +151,7 @@ def component_rows(costs: dict) -> Iterator[tuple]:
 
 
 def _run(cost, replaced=None, cut_step: int | None = None):
-    from vcut.vcut_core.guidance import GuidanceConfig
+    from vcut.vcut_core.guidance_cut import GuidanceConfig
     from vcut.vcut_core.run_cost import CostSettings, RunCost
 
     guidance = GuidanceConfig(cut_step, STEPS) if cut_step else None

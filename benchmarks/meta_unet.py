@@ -94,18 +94,18 @@ def measure_call(
     patcher, *, frames: int = 25, height: int = 576, width: int = 1024, conds: int = 2
 ) -> LocatedMemory:
     """Return what one UNet call held, sizes in pixels, for a patcher whose model is on meta."""
-    from vcut.comfy_adapter.call_info import KEY, CallInfo
-    from vcut.comfy_adapter.sampling_run import SamplingRun
+    from vcut.comfy_adapter.call_state import CALL_KEY, CallState
+    from vcut.comfy_adapter.sampling_run import SamplingRun, run_facts
+    from vcut.comfy_adapter.settings import settings_of
 
     rows, size = frames * conds, (height // 8, width // 8)
     base = patcher.model
-    vcut = patcher.model_options["transformer_options"].get(KEY)
     options = patcher.model_options
+    settings = settings_of(options)
     run = None
-    if vcut:
-        run = SamplingRun(vcut)
-        run.plan_slicing(patcher, vcut, (frames, 4, *size), options)
-        options = run.install(options)
+    if settings:
+        run = SamplingRun(settings, run_facts(patcher, (frames, 4, *size), options))
+        options = run.options_with_wrappers(options)
     transformer_options = {
         **options["transformer_options"],
         "cond_or_uncond": CONDS[conds],
@@ -113,7 +113,7 @@ def measure_call(
         "optimized_attention_override": _fused_attention,
     }
     if run is not None:
-        transformer_options[KEY] = CallInfo(run, 1.0, True)
+        transformer_options[CALL_KEY] = CallState(1.0, is_embedding_fixed=True)
 
     def call(_guider):
         unet = base.diffusion_model

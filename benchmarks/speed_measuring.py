@@ -203,11 +203,11 @@ class _Watch:
         self.evaluations += len(cond_or_uncond)
 
     def on_call(self, _unet, _inputs, options: dict) -> None:
-        """Keep VCUT's cache of this run: it is dropped with the run, before it can be weighed."""
-        call = options["transformer_options"].get("vcut")
-        cache = getattr(getattr(call, "run", None), "cache", None)
-        if cache is not None and all(cache is not known for known in self.caches):
-            self.caches.append(cache)
+        """Keep VCUT's cache of this run: it is discarded with the run, before it can be weighed."""
+        call = options["transformer_options"].get("vcut_call")
+        techniques = call.unet.techniques if call is not None else []
+        caches = [technique.cache for technique in techniques if hasattr(technique, "cache")]
+        self.caches += [cache for cache in caches if cache not in self.caches]
 
     def stop(self) -> tuple[float, float]:
         assert self._started is not None, "the sampler never called the UNet"

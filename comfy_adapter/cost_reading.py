@@ -1,4 +1,4 @@
-"""What VCUT Cost Report reads from a model: its layers' cost, VCUT's settings, what stands beside.
+"""What VCUT Cost Report reads from a model: its layers' cost, VCUT's settings, other patches.
 
 The given model is only read. Layers are measured on a copy of the UNet that is built from the
 model's config on the meta device: no weight is touched, and nothing depends on where the weights
@@ -11,25 +11,21 @@ from dataclasses import dataclass
 import comfy.ops
 import comfy.samplers
 import torch
-from comfy.ldm.modules.attention import CrossAttention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from ..vcut_core.cost_model import UNetCost, measure
+from ..vcut_core.cross_attention import CachedCrossAttention, CrossAttentionConfig
+from ..vcut_core.feature_slicing import FeatureSlicing
+from ..vcut_core.guidance_cut import GuidanceCut
 from ..vcut_core.run_cost import CostSettings, RunCost
-from .call_info import KEY
+from .attention_calls import is_answerable
 from .host_model import UNET, computing_dtype, planned_object
-from .layers import HostCrossAttention, unet_modules
+from .other_patches import EVALUATION_OPTIONS, WRAPPERS_WITHOUT_COST
+from .settings import VCUTSettings, settings_of
+from .unet_structure import STACKS, own_modules
 
 PATH = f"{UNET}."
 SCHEDULER = "karras"  # of the workflows; only cut_sigma depends on it
-WITHOUT_COST = {KEY, "torch.compile"}  # wrappers that leave the count of layers as it is
-# What other packs leave in model_options that may evaluate the UNet more or less often.
-EVALUATION_OPTIONS = (
-    "model_function_wrapper",
-    "sampler_calc_cond_batch_function",
-    "sampler_pre_cfg_function",
-    "sampler_post_cfg_function",
-)
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,8 @@ class ModelReading:
     """What a model holds and does.
 
     parameters: in the UNet as it was loaded. value_bytes: of one number in the dtype it computes
-    in. sigmas: a schedule of the asked length. beside: what other packs have put on the model.
+    in. sigmas: a schedule of the asked length. other_patches: what other packs have put on the
+    model.
     """
 
     unet: UNetCost
@@ -45,7 +42,7 @@ class ModelReading:
     parameters: int
     value_bytes: int
     sigmas: tuple[float, ...]
-    beside: tuple[str, ...]
+    other_patches: tuple[str, ...]
 
     def run(self) -> RunCost:
         """Return the cost of a run over ``sigmas``."""
@@ -61,23 +58,35 @@ def read_model(model, width: int, height: int, video_frames: int, steps: int) ->
     unet = build_on_meta(base.model_config.unet_config)
     cost = measure_on_meta(unet, width, height, video_frames)
     layers = {path: planned_object(model, PATH + path) for path in cost.cross_attentions()}
-    taken = set(_replaced_by_patches(model, layers))
-    replaced = {
-        path: "remove" if layer.is_removed else "cached"
-        for path, layer in layers.items()
-        if isinstance(layer, HostCrossAttention) and path not in taken
-    }
-    vcut = model.model_options["transformer_options"].get(KEY, {})
+    settings = settings_of(model.model_options) or VCUTSettings()
     sampling = model.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, SCHEDULER, steps)
     return ModelReading(
         cost,
-        CostSettings(replaced, vcut.get("guidance"), vcut.get("slicing")),
+        CostSettings(
+            _answered_layers(model, settings.configs.get(CachedCrossAttention.key), layers),
+            settings.configs.get(GuidanceCut.key),
+            settings.configs.get(FeatureSlicing.key),
+        ),
         _count_parameters(model, unet),
         computing_dtype(model).itemsize,
         tuple(sigmas.tolist()),
-        tuple(dict.fromkeys(_beside(model, layers))),
+        tuple(dict.fromkeys(_other_patches(model, layers))),
     )
+
+
+def _answered_layers(model, config: CrossAttentionConfig | None, layers: dict) -> dict[str, str]:
+    """Return path -> "cached" or "remove" of the cross-attentions that ``config`` answers."""
+    if config is None:
+        return {}
+    bypassed = set(_replaced_by_patches(model, layers))
+    axes = {stack: axis for axis, stack in STACKS}
+    modes = {
+        path: config.mode(next(axes[part] for part in path.split(".") if part in axes))
+        for path, layer in layers.items()
+        if is_answerable(layer) and path not in bypassed
+    }
+    return {path: mode for path, mode in modes.items() if mode != "keep"}
 
 
 class _MetaOperations(comfy.ops.disable_weight_init):
@@ -110,7 +119,7 @@ def measure_on_meta(unet: UNetModel, width: int, height: int, video_frames: int)
         "context": empty(video_frames, 1, context_dim),
         "num_video_frames": video_frames,
         "image_only_indicator": empty(1, video_frames),
-        # Products are reckoned from shapes; the host's own function may not run on meta.
+        # Products are counted from shapes; the host's own function may not run on meta.
         "transformer_options": {"optimized_attention_override": _attend_without_computing},
     }
     if unet.num_classes is not None:
@@ -129,7 +138,7 @@ def _count_parameters(model, unet: UNetModel) -> int:
     Sizes of known weights come from ``unet``: quantised ones may be packed into other shapes.
     """
     whole = dict(unet.named_parameters(prefix=UNET))
-    modules = unet_modules(model.model.diffusion_model, model.object_patches_backup)
+    modules = own_modules(model.model.diffusion_model, model.object_patches_backup)
     return sum(
         whole.get(name, parameter).numel()
         for path, module in modules
@@ -146,17 +155,18 @@ def _replaced_by_patches(model, layers: dict) -> Iterator[str]:
         yield from (p for p in layers if p.startswith(f"{block}.") and p.endswith(index))
 
 
-def _beside(model, layers: dict) -> Iterator[str]:
+def _other_patches(model, layers: dict) -> Iterator[str]:
     """Yield what other packs have put on the model that may change what a run costs."""
     options = model.model_options["transformer_options"]
     for wrappers in (model.wrappers, options.get("wrappers", {})):
         for keyed in wrappers.values():
-            others = (key for key, found in keyed.items() if found and key not in WITHOUT_COST)
+            others = (
+                key for key, found in keyed.items() if found and key not in WRAPPERS_WITHOUT_COST
+            )
             yield from (f"wrapper {key}" for key in others)
     for name in ("patches", "patches_replace"):
         yield from (kind for kind, found in options.get(name, {}).items() if found)
     yield from (name for name in EVALUATION_OPTIONS if model.model_options.get(name))
-    known = (CrossAttention, HostCrossAttention)
-    foreign = sum(not isinstance(layer, known) for layer in layers.values())
+    foreign = sum(not is_answerable(layer) for layer in layers.values())
     if foreign:
-        yield f"{foreign} cross-attentions of its own"
+        yield f"{foreign} cross-attentions of another pack"

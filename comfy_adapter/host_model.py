@@ -2,10 +2,30 @@
 
 from collections.abc import Mapping
 
+import comfy.model_base
 import comfy.model_management
 import torch
 
 UNET = "diffusion_model"  # its path in the host's model
+CONNECT_SVD = "Connect MODEL from the Image Only checkpoint loader (img2vid model)."
+
+
+def require_svd(model, node_name: str, advice: str = CONNECT_SVD) -> None:
+    """Raise ValueError unless ``model`` (ModelPatcher) is a Stable Video Diffusion model."""
+    base = getattr(model, "model", None)
+    if not isinstance(base, comfy.model_base.SVD_img2vid):
+        kind = type(getattr(base, "model_config", base)).__name__  # SD15, SDXL, ...
+        raise ValueError(
+            f"{node_name}: expected a Stable Video Diffusion model, got {kind}. {advice}"
+        )
+
+
+def computing_dtype(patcher) -> torch.dtype:
+    """Return the dtype that activations have, which need not be that of the weights."""
+    base = patcher.model
+    # Of the patcher: a clone may name another, which stands on the model once that is loaded.
+    named = patcher.get_model_object("manual_cast_dtype")
+    return named or base.get_dtype() or next(base.diffusion_model.parameters()).dtype
 
 
 def own_object(patcher, path: str):
@@ -33,14 +53,6 @@ def _object_at(patcher, path: str, patches: Mapping):
         else:
             return None
     return found
-
-
-def computing_dtype(patcher) -> torch.dtype:
-    """Return the dtype that activations have, which need not be that of the weights."""
-    base = patcher.model
-    # Of the patcher: a clone may name another, which stands on the model once that is loaded.
-    named = patcher.get_model_object("manual_cast_dtype")
-    return named or base.get_dtype() or next(base.diffusion_model.parameters()).dtype
 
 
 def memory_for_activations(patcher) -> int:

@@ -5,10 +5,10 @@ import comfy.sd
 import folder_paths
 
 from ..vcut_core.cross_attention import CrossAttentionConfig
-from .layers import find_cross_attentions
-from .model_patches import require_svd, with_config
-from .pruning import LOADER, adopt_pruned
-from .sampling_run import PatchedLayers
+from .apply_technique import add_technique
+from .host_model import require_svd
+from .pruned_layers import LOADER
+from .pruning import adopt_pruned
 
 CHOOSE_SVD = "Choose svd.safetensors or svd_xt.safetensors in the node."
 
@@ -49,5 +49,4 @@ def _first_line(error: Exception) -> str:
 def prune_model(model, config: CrossAttentionConfig, node_id: str | None = None):
     """Return ``model`` itself, nobody else's yet, pruned for ``config`` and following it."""
     adopt_pruned(model, config.temporal)
-    count = len(find_cross_attentions(model.model.diffusion_model))
-    return with_config(model, "cross_attention", PatchedLayers(config, count), node_id)
+    return add_technique(model, config, node_id)

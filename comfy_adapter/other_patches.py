@@ -1,4 +1,17 @@
-"""Whether another pack works inside of transformer blocks, and inside of which."""
+"""What is known of other packs: where their patches work, which wrappers are harmless."""
+
+from .settings import KEY
+
+# Wrappers of others that sit between the conds and attn2 and leave the embedding as it is.
+KNOWN_WRAPPERS = {KEY, "easycache", "lazycache", "torch.compile"}
+WRAPPERS_WITHOUT_COST = {KEY, "torch.compile"}  # they leave the count of layers as it is
+# What other packs leave in model_options that may evaluate the UNet more or less often.
+EVALUATION_OPTIONS = (
+    "model_function_wrapper",
+    "sampler_calc_cond_batch_function",
+    "sampler_pre_cfg_function",
+    "sampler_post_cfg_function",
+)
 
 # The host's patches that never reach into one.
 OUTSIDE_OF_BLOCKS = {
@@ -10,7 +23,7 @@ OUTSIDE_OF_BLOCKS = {
 def is_patched_inside(
     transformer_options: dict, place: tuple[str, int] | None = None, index: int = 0
 ) -> bool:
-    """Whether a patch, of a kind known here or not, may work inside of a block.
+    """Return whether a patch, of a kind known here or not, may work inside of a block.
 
     place: of that block in the UNet, ("input", 1) and its like; None: of any.
     index: of the transformer block there.

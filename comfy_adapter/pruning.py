@@ -1,96 +1,33 @@
-"""A UNet without the weights that VCUT never needs, and a patcher that knows they are gone.
+"""A patcher whose model was loaded without the weights that cannot change the picture."""
 
-One token makes queries, keys and their norm useless: to_q, to_k and norm2 of every cross-attention
-go, and with ``remove`` the temporal layers' to_v and to_out too.
-"""
-
-import copy
 import functools
 import logging
 
-import torch
-from torch import nn
-
-from .layers import HostCrossAttention, cross_attention_blocks
+from ..vcut_core.cross_attention import CrossAttentionConfig
+from .pruned_layers import LOADER, STOCK_LOADER, PrunedCrossAttention, PrunedLinear, prune
+from .unet_structure import transformer_blocks
 
 logger = logging.getLogger(__name__)
 
-LOADER = "VCUT Load SVD Checkpoint"
-STOCK_LOADER = "the Image Only checkpoint loader"
 PRUNED_MODES = ("cached", "remove")
 
 
-class PrunedLinear(nn.Module):
-    """Stands where a linear layer was: the name without the weight.
-
-    The buffer of zero bytes keeps the weight's key, so that the host finds a place for a LoRA's
-    part and hands it to ``add_patches``, which drops it.
-    """
-
-    def __init__(self, in_features: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.empty(0, in_features))
-
-    def forward(self, *_args, **_kwargs):
-        """Raise RuntimeError: only another pack's attention patch calls this."""
-        raise RuntimeError(
-            f"{LOADER}: expected no attention patch of another pack (IP-Adapter, ...) on this "
-            f"model, found one. Use {STOCK_LOADER} and VCUT Patch SVD Model with it."
-        )
-
-
-class PrunedCrossAttention(HostCrossAttention):
-    """A cross-attention that is an affine map, or nothing, by the weights that it has."""
-
-    def __init__(self, layer: nn.Module, kind: str, is_removed: bool) -> None:
-        super().__init__(layer, kind, is_removed)
-        self._original = ()  # the layer would keep its weights alive
-        self.to_q = PrunedLinear(layer.to_q.weight.shape[1])
-        self.to_k = PrunedLinear(layer.to_k.weight.shape[1])
-        if is_removed:
-            self.to_v = PrunedLinear(layer.to_v.weight.shape[1])
-            self.to_out = nn.Sequential(PrunedLinear(layer.to_out[0].weight.shape[1]))
-
-    def __deepcopy__(self, memo):
-        """Return a pruned copy: this layer is the model's own."""
-        new = type(self).__new__(type(self))
-        memo[id(self)] = new
-        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return new
-
-    @property
-    def original(self) -> nn.Module:
-        """This layer: nothing stands behind it."""
-        return self
-
-    def require_weights_for(self, mode: str) -> None:
-        """Raise ValueError when ``mode`` (cached, remove, keep) needs weights that are gone."""
-        if mode == "keep":
+def require_weights(patcher, config) -> None:
+    """Raise ValueError when ``config`` needs weights that the model was loaded without."""
+    pruned = getattr(patcher, "pruned_temporal", None)
+    if pruned is None or not isinstance(config, CrossAttentionConfig):
+        return
+    for axis in ("spatial", "temporal"):
+        if config.mode(axis) == "keep":
             raise ValueError(
-                f"expected a model with all its weights for {self.kind} keep, got one from "
+                f"expected a model with all its weights for {axis} keep, got one from "
                 f"{LOADER}. Use {STOCK_LOADER} for keep"
             )
-        if mode == "cached" and self.is_removed:
-            raise ValueError(
-                f"expected a model with temporal cross-attention for temporal cached, got one "
-                f"that {LOADER} has loaded without. Set temporal to cached there"
-            )
-
-    def attend(self, x, context, *_args):
-        """Raise RuntimeError: without queries and keys there is no attention over tokens."""
-        tokens = "none" if context is None else context.shape[1]
-        raise RuntimeError(
-            f"{LOADER}: expected 1 image embedding token, got {tokens}. Connect a single picture "
-            f"to SVD_img2vid_Conditioning, or use {STOCK_LOADER}."
+    if config.temporal == "cached" and pruned == "remove":
+        raise ValueError(
+            f"expected a model with temporal cross-attention for temporal cached, got one "
+            f"that {LOADER} has loaded without. Set temporal to cached there"
         )
-
-
-def prune(diffusion_model: nn.Module, temporal: str) -> None:
-    """Take out of an SVD UNet, in place, what ``temporal`` (cached or remove) does not need."""
-    for _path, kind, block in cross_attention_blocks(diffusion_model):
-        is_removed = kind == "temporal" and temporal == "remove"
-        block.attn2 = PrunedCrossAttention(block.attn2, kind, is_removed)
-        block.norm2 = nn.Identity()  # it normalised the query
 
 
 def adopt_pruned(patcher, temporal: str) -> None:
@@ -124,7 +61,7 @@ def follow_pruned(old, new) -> None:
     temporal = getattr(old, "pruned_temporal", None)
     if not temporal:
         return
-    blocks = cross_attention_blocks(new.model.diffusion_model)
+    blocks = transformer_blocks(new.model.diffusion_model)
     if not all(isinstance(b.attn2, PrunedCrossAttention) for *_, b in blocks):
         if hasattr(new, "pruned_temporal"):
             new.__class__ = type(new).__base__  # adopt_pruned adds ours again

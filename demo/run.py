@@ -26,14 +26,14 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".sft")
 class Clip:
     """One finished run: frames (T, H, W, 3) uint8, its mp4, and what was counted.
 
-    affine_maps, lines: what VCUT says of the run; 0 and none without VCUT.
+    cross_attentions, lines: what VCUT says of the run; 0 and none without VCUT.
     """
 
     frames: object
     path: Path
     evaluations: int
     seconds: float
-    affine_maps: int
+    cross_attentions: int
     lines: list[str]
 
 
@@ -227,9 +227,14 @@ def _make_clip(server, prompt: dict, title: str, folder: Path) -> Clip:
         path=path,
         evaluations=sum(part["evaluations"] for part in counted),
         seconds=sum(part["elapsed_s"] for part in counted),
-        affine_maps=sum(event["counts"]["affine_evaluated"] for event in told),
-        lines=[line for event in told for line in event["lines"]],
+        cross_attentions=sum(_cross_attentions(event["counts"]) for event in told),
+        lines=[event["log_line"] for event in told],
     )
+
+
+def _cross_attentions(counts: dict) -> int:
+    """Return the cross-attentions that VCUT computed for its cache."""
+    return counts["techniques"].get("cross_attention", {}).get("computed", 0)
 
 
 def _fps(prompt: dict) -> int:
@@ -248,7 +253,7 @@ def _table(without: Clip, with_vcut: Clip, sheet: Path, is_tiny: bool) -> str:
     rows = [
         ("", "without VCUT", "with VCUT"),
         ("UNet evaluations", without.evaluations, with_vcut.evaluations),
-        ("affine maps evaluated", without.affine_maps, with_vcut.affine_maps),
+        ("cross-attentions cached", without.cross_attentions, with_vcut.cross_attentions),
         ("seconds of sampling", f"{without.seconds:.2f}", f"{with_vcut.seconds:.2f}"),
         ("speedup", "1.00", f"{without.seconds / with_vcut.seconds:.2f}"),
         ("PSNR between the two", "", "equal" if decibels == float("inf") else f"{decibels:.1f} dB"),

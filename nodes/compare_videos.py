@@ -76,7 +76,7 @@ class CompareVideos(io.ComfyNode):
             result = _compare(video_a, video_b, labels, difference_gain)
         except ValueError as error:
             raise ValueError(f"{DISPLAY_NAME}: {error}.") from None
-        show_on_node(result[-1], node_id_of(cls))
+        show_on_node(result[-1].splitlines(), node_id_of(cls))
         return io.NodeOutput(*result)
 
 

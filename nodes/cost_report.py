@@ -8,7 +8,7 @@ from ..comfy_adapter import node_id_of, read_model, require_svd, show_on_node
 from ..plots.cost_picture import draw_costs
 from ..plots.figures import missing_matplotlib
 from ..vcut_core.cost_report import headline, report_lines, unit_for
-from ..vcut_core.guidance import MAX_STEPS
+from ..vcut_core.guidance_cut import MAX_STEPS
 
 DISPLAY_NAME = "VCUT Cost Report"
 MIN_SIZE = 16  # of SVD_img2vid_Conditioning, in pixels
@@ -86,10 +86,12 @@ class CostReport(io.ComfyNode):
         run = reading.run()
         size = f"{width}x{height}, {video_frames} frame{'s' if video_frames > 1 else ''}"
         cache_bytes = run.cache_elements() * reading.value_bytes
-        report = "\n".join(report_lines(run, size, reading.parameters, cache_bytes, reading.beside))
+        report = "\n".join(
+            report_lines(run, size, reading.parameters, cache_bytes, reading.other_patches)
+        )
         if reason := missing_matplotlib():
             report += f"\nThe picture is blank {reason}"
-        show_on_node(report, node_id_of(cls))
+        show_on_node(report.splitlines(), node_id_of(cls))
         unit, unit_name = unit_for(run.macs_without())
         picture = draw_costs(
             DISPLAY_NAME,

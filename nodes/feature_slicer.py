@@ -2,8 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..comfy_adapter import node_id_of, require_svd, slice_features
-from ..vcut_core.feature_slicing import AUTOMATIC, MAX_SLICES, SCOPES, SlicingConfig
+from ..comfy_adapter import node_id_of, require_svd, with_technique
+from ..vcut_core.feature_slicing import SCOPES, SlicingConfig
+from ..vcut_core.slicing_memory import AUTOMATIC, MAX_SLICES
 
 DISPLAY_NAME = "VCUT Feature Slicer"
 
@@ -55,4 +56,4 @@ class FeatureSlicer(io.ComfyNode):
             config = SlicingConfig(slices, scope)
         except ValueError as error:
             raise ValueError(f"{DISPLAY_NAME}: {error}. Change it in the node.") from None
-        return io.NodeOutput(slice_features(model, config, node_id_of(cls)))
+        return io.NodeOutput(with_technique(model, config, node_id_of(cls)))

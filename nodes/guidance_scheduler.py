@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..comfy_adapter import node_id_of, require_svd, schedule_guidance
-from ..vcut_core.guidance import AFTER_CUT_MODES, MAX_STEPS, GuidanceConfig
+from ..comfy_adapter import node_id_of, require_svd, with_technique
+from ..vcut_core.guidance_cut import AFTER_CUT_MODES, MAX_STEPS, GuidanceConfig
 
 DISPLAY_NAME = "VCUT Guidance Scheduler"
 
@@ -91,4 +91,4 @@ class GuidanceScheduler(io.ComfyNode):
             config = GuidanceConfig(cut_step, steps, after_cut, cut_sigma, start_step)
         except ValueError as error:
             raise ValueError(f"{DISPLAY_NAME}: {error}. Change it in the node.") from None
-        return io.NodeOutput(schedule_guidance(model, config, node_id_of(cls)))
+        return io.NodeOutput(with_technique(model, config, node_id_of(cls)))

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..comfy_adapter import node_id_of, patch_cross_attentions, require_svd
+from ..comfy_adapter import node_id_of, require_svd, with_technique
 from ..vcut_core.cross_attention import SPATIAL_MODES, TEMPORAL_MODES, CrossAttentionConfig
 
 DISPLAY_NAME = "VCUT Patch SVD Model"
@@ -50,6 +50,6 @@ class PatchSVDModel(io.ComfyNode):
         require_svd(model, DISPLAY_NAME)
         try:
             config = CrossAttentionConfig(temporal=temporal, spatial=spatial)
-            return io.NodeOutput(patch_cross_attentions(model, config, node_id_of(cls)))
+            return io.NodeOutput(with_technique(model, config, node_id_of(cls)))
         except ValueError as error:
             raise ValueError(f"{DISPLAY_NAME}: {error}. Change it in the node.") from None

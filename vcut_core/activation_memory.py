@@ -3,7 +3,6 @@
 Every layer has a few moments at which it holds most; they are written down here as multiples of
 its input and output. tests/host/test_slicing_memory.py holds them against a count of every
 tensor. Attention is taken to be fused: no matrix of scores.
-Must not know of ComfyUI, nor of weights.
 """
 
 import math
@@ -11,11 +10,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from .feature_slicing import FEED_FORWARD_PARTS, SlicingConfig, slices_of
+from .slices import slices_of
 
 # What they hold at most beside a transformer block's input, as multiples of it.
 ATTENTION = 7  # x, its norm, query, key, value, output and its projection
 FEED_FORWARD = 16  # two projections of 4, the gate's GELU, the product
+FEED_FORWARD_PARTS = 2  # a block's slice runs its feed-forward, which takes most, in two
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,16 @@ def places(unet: UNetShape) -> Iterator[Place]:
 def peak_bytes(
     unet: UNetShape,
     call: CallShape,
-    config: SlicingConfig,
+    scope: str,
     slices: int,
     whole: Collection[Place] = (),
 ) -> int:
     """Return the peak of live activations of a UNet call, in bytes.
 
-    slices: of the largest layers, 1 for none, whatever ``config`` says of automatic.
-    whole: where transformer blocks run whole, all but their feed-forward, whatever it says of them.
+    scope: the layers that are sliced, as in SlicingConfig. slices: of the largest ones, 1 for none.
+    whole: places whose transformer blocks run whole, all but their feed-forward.
     """
-    return _Walk(unet, call, config.scope, slices, whole).peak()
+    return _Walk(unet, call, scope, slices, whole).peak()
 
 
 class _Walk:

@@ -1,12 +1,9 @@
-"""The report on what a run costs, in words: for the node, before the run.
-
-Must not know where the figures come from.
-"""
+"""The report on what a run costs, in words: for the node, before the run."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from .feature_slicing import AUTOMATIC
 from .run_cost import RunCost
+from .slicing_memory import AUTOMATIC
 
 SAVES_MEMORY = "saves memory, not multiply-adds"
 SLICER_IS_OFF = "VCUT Feature Slicer is off (slices is 1)"
@@ -19,12 +16,12 @@ def unit_for(macs: float) -> tuple[float, str]:
 
 
 def report_lines(
-    run: RunCost, size: str, parameters: int, cache_bytes: int, beside: Sequence[str]
+    run: RunCost, size: str, parameters: int, cache_bytes: int, other_patches: Sequence[str]
 ) -> Iterator[str]:
     """Yield the report line by line.
 
     size: the clip in words. parameters: in the given model. cache_bytes: VCUT's memory in the run.
-    beside: what other packs have put on the model; of that nothing is claimed.
+    other_patches: what other packs have put on the model; nothing is claimed of that.
     """
     yield f"{size}, {_count(run.num_steps, 'step')}: what the UNet computes"
     yield from _listed(_totals(run))
@@ -34,11 +31,11 @@ def report_lines(
     yield "Settings of this model"
     yield from _listed(_settings(run))
     yield ""
-    if beside:
-        yield f"Not counted, put on this model by other nodes: {', '.join(beside)}."
+    if other_patches:
+        yield f"Not counted, put on this model by other nodes: {', '.join(other_patches)}."
         yield ""
-    elif not run.settings.is_empty:
-        yield f"The line after the run should say: {run.expected_summary().counts()}"
+    elif run.settings.changes_compute:
+        yield f"The nodes should show after the run: {'; '.join(run.expected_lines())}"
         yield ""
     unit, name = unit_for(run.macs_without())
     yield f"Where it goes, {name} without VCUT and with this model's settings"
@@ -123,7 +120,7 @@ def _settings(run: RunCost) -> Iterator[str]:
     if guidance is None:
         yield "Guidance: in every step"
         return
-    yield f"Guidance: {run.expected_summary().planned()}, on a karras schedule"
+    yield f"Guidance: {', '.join([*run.plan.lines(), *run.plan.details()])}, on a karras schedule"
     if guidance.cut_sigma > 0:
         yield f"cut_sigma {guidance.cut_sigma:g} ends it elsewhere on another schedule"
 

@@ -2,16 +2,18 @@
 
 Softmax over a single key is always 1, so attention returns the value vector whatever the query:
 the layer equals ``L(y) = to_out(to_v(y))``. Source: arXiv 2407.19205, section III.
-Must not know who owns the layers, nor how a run begins and ends.
 """
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from einops import repeat
 from torch import Tensor, nn
+
+from .calls import AttentionCall, Axis, BlockCall, Kind, UNetCall
+from .technique import RunFacts, Technique
 
 TEMPORAL_MODES = ("cached", "remove", "keep")
 SPATIAL_MODES = ("cached", "keep")
@@ -36,26 +38,30 @@ class CrossAttentionConfig:
             if value not in choices:
                 raise ValueError(f"expected {name} to be one of {', '.join(choices)}, got {value}")
 
+    def mode(self, axis: Axis) -> str:
+        """Return what becomes of the cross-attentions of an axis."""
+        return self.spatial if axis == "spatial" else self.temporal
 
-class ValueCache:
-    """The affine outputs of one sampling run. Belongs to that run and is dropped with it.
+
+class AffineOutputCache:
+    """The affine outputs of one sampling run. Belongs to that run and is discarded with it.
 
     A key must name everything an output depends on: layer, conds, rows, device, dtype.
-    ``evaluated`` and ``reused`` count affine maps.
+    ``computed`` and ``reused`` count affine maps.
     """
 
     def __init__(self) -> None:
-        self.evaluated = 0
+        self.computed = 0
         self.reused = 0
         self._values: dict[Hashable, Tensor] = {}
 
     def get(self, key: Hashable | None, evaluate: Callable[[], Tensor]) -> Tensor:
-        """Return the value under ``key``, evaluating it the first time; never keep a None key."""
+        """Return the value under ``key``, computed the first time; a None key is never kept."""
         if key is not None and key in self._values:
             self.reused += 1
             return self._values[key]
         value = evaluate()
-        self.evaluated += 1
+        self.computed += 1
         if key is not None:
             self._values[key] = value
         return value
@@ -65,36 +71,12 @@ class ValueCache:
         return sum(value.nbytes for value in self._values.values())
 
 
-class AffineCrossAttention(nn.Module):
-    """Stand-in for a cross-attention layer that sees one embedding token.
+def affine_map(layer: nn.Module, context: Tensor) -> Tensor:
+    """Return L(context) of a cross-attention with ``to_v`` and ``to_out``: (B, 1, D) -> (B, 1, C).
 
-    Keeps every child of the layer it replaces under the child's own name and owns no weights, so
-    weight patches (LoRA), offloading and saving see the very parameters that they saw before.
-
-    original: a layer with ``to_q, to_k, to_v, to_out`` and a forward of
-        ``(x, context, value, mask, transformer_options)``.
-    is_removed: return zeros in place of the affine map.
+    The layers are called, never their weights multiplied: weights may be offloaded or quantised.
     """
-
-    def __init__(self, original: nn.Module, is_removed: bool = False) -> None:
-        super().__init__()
-        self._original = (original,)  # in a tuple: a registered child would double every weight
-        for name, child in original.named_children():
-            self.add_module(name, child)
-        for name in ("heads", "dim_head", "attn_precision"):  # read by other packs
-            if hasattr(original, name):
-                setattr(self, name, getattr(original, name))
-        self.is_removed = is_removed
-        self.train(original.training)
-
-    @property
-    def original(self) -> nn.Module:
-        """The layer this one stands in for."""
-        return self._original[0]
-
-    def affine(self, context: Tensor) -> Tensor:
-        """Return L(context): (B, 1, D) -> (B, 1, C)."""
-        return self.to_out(self.to_v(context))
+    return layer.to_out(layer.to_v(context))
 
 
 def is_single_token(context: Tensor | None, value: Tensor | None, mask: Tensor | None) -> bool:
@@ -112,8 +94,8 @@ def is_single_token(context: Tensor | None, value: Tensor | None, mask: Tensor |
     )
 
 
-def spread(value: Tensor, x: Tensor) -> Tensor:
-    """Spread value (G, 1, C) over x (G*R, S, C): each row of value serves R rows and S tokens.
+def expand_rows(value: Tensor, x: Tensor) -> Tensor:
+    """Expand value (G, 1, C) over x (G*R, S, C): each row of value serves R rows and S tokens.
 
     Returns a view of shape (G*R, S, C) whose S axis has stride 0: read it, never write to it.
     """
@@ -125,3 +107,108 @@ def spread(value: Tensor, x: Tensor) -> Tensor:
 def zeros(x: Tensor) -> Tensor:
     """Return zeros in x's shape and dtype as a view of one element: read it, never write to it."""
     return torch.zeros((), dtype=x.dtype, device=x.device).expand(x.shape)
+
+
+class CachedCrossAttention(Technique):
+    """Answers cross-attentions over one token from affine outputs kept for the run."""
+
+    key = "cross_attention"
+    config_class = CrossAttentionConfig
+    acts_on_copies = True
+
+    def __init__(self, config: CrossAttentionConfig, facts: RunFacts) -> None:
+        super().__init__(config, facts)
+        self.cache = AffineOutputCache()
+        self.removed = 0
+        self._calls = 0
+        self._expected_calls = 0
+
+    def wants_layer(self, kind: Kind, axis: Axis | None) -> bool:
+        """Return whether it may answer such layers."""
+        return kind in ("block", "cross-attention") and axis is not None and self._answers(axis)
+
+    def _answers(self, axis: Axis) -> bool:
+        return self.config.mode(axis) != "keep"
+
+    def before_unet(self, call: UNetCall) -> UNetCall:
+        """Count the layers to answer; spare the UNet the embedding repeated for every pixel."""
+        self._expected_calls += sum(
+            count for axis, count in call.cross_attentions.items() if self._answers(axis)
+        )
+        if self._answers("temporal") and call.can_shorten_time_context():
+            call = replace(call, shortens_time_context=True)
+        return call
+
+    def around_layer(self, call: Any, compute: Callable[[Any], Tensor]) -> Tensor:
+        """Return the output of a transformer block, or of a cross-attention that it calls."""
+        if isinstance(call, BlockCall):
+            return self._around_block(call, compute)
+        return self._around_attention(call, compute)
+
+    def _around_block(self, call: BlockCall, compute: Callable[[Any], Tensor]) -> Tensor:
+        attention = call.attention
+        if attention is None or not self._is_constant(attention):
+            return compute(call)
+        if not call.can_skip_attention:
+            return compute(replace(call, needs_whole_batch=True))
+        self._calls += 1
+        return compute(replace(call, attention_output=self._constant(attention)))
+
+    def _around_attention(self, call: AttentionCall, compute: Callable[[Any], Tensor]) -> Tensor:
+        is_constant = self._is_constant(call)
+        if call.is_first_slice:
+            self._calls += 1
+            if not is_constant:
+                self.fallbacks["cross-attention computed in full: several image tokens"] += 1
+        if not is_constant:
+            return compute(call)
+        constant = self._constant(call)
+        output = zeros(call.x) if constant is None else expand_rows(constant, call.x)
+        if call.may_write_output:
+            return output.clone(memory_format=torch.contiguous_format)
+        return output
+
+    def _is_removed(self, call: AttentionCall) -> bool:
+        return self.config.mode(call.axis) == "remove"
+
+    def _is_constant(self, call: AttentionCall) -> bool:
+        return self._is_removed(call) or is_single_token(call.context, call.value, call.mask)
+
+    def _constant(self, call: AttentionCall) -> Tensor | None:
+        """Return what the layer adds, (G, 1, C) for G groups of rows; None when it is removed."""
+        if self._is_removed(call):
+            self.removed += 1
+            return None
+        if call.embedding_id is None:  # the next call may have another context or value
+            tokens = call.context if call.value is None else call.value
+            assert tokens is not None
+            return self.cache.get(None, lambda: affine_map(call.layer, tokens))
+        key = (call.layer, call.embedding_id, call.num_groups(), call.x.device, call.x.dtype)
+        return self.cache.get(key, lambda: affine_map(call.layer, call.embedding()))
+
+    def finish(self, is_complete: bool) -> None:
+        """Count the layers that another pack has answered instead."""
+        bypassed = self._expected_calls - self._calls
+        if bypassed > 0 and is_complete:
+            self.fallbacks["cross-attention not cached: another pack replaces it"] += bypassed
+
+    def lines(self) -> list[str]:
+        """Return how many affine maps were computed and how many came from the cache."""
+        if not (self._answers("spatial") or self._answers("temporal")):
+            return ["cross-attention: kept"]
+        return [cross_attention_line(self.cache.computed, self.cache.reused, self.removed)]
+
+    def counts(self) -> dict[str, Any]:
+        """Return the affine maps and the bytes kept for them."""
+        return {
+            "computed": self.cache.computed,
+            "reused": self.cache.reused,
+            "removed": self.removed,
+            "cache_bytes": self.cache.nbytes(),
+        }
+
+
+def cross_attention_line(computed: int, reused: int, removed: int) -> str:
+    """Return the counts of a run, or of a run to come, in words."""
+    end = f", {removed} removed" if removed else ""
+    return f"cross-attention: {computed} computed, {reused} from cache{end}"

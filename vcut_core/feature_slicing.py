@@ -1,24 +1,28 @@
-"""Runs independent rows slice by slice, so that intermediate results exist for one slice only.
+"""Feature slicing: layers run slice by slice, the same picture in a fraction of the memory.
 
-Frames are independent in spatial layers, pixels in temporal ones. A temporal residual block is
-neither: its group norms span all frames and pixels, so their statistics are taken first.
-Must not know of ComfyUI, nor where the layers are.
+Frames are independent in spatial layers, pixels in temporal ones.
 Source: after Zhan et al., "Fast and Memory-Efficient Video Diffusion Using Streamlined Inference",
 NeurIPS 2024 (feature slicer, operator grouping). Differs from source: exact.
 """
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-AUTOMATIC = 0
-MAX_SLICES = 64
+from .activation_memory import FEED_FORWARD_PARTS
+from .calls import Axis, BlockCall, Kind, LayerCall, ResidualCall, UNetCall
+from .slices import map_slices, slices_of
+from .slicing_memory import AUTOMATIC, CONDS, MAX_SLICES, SlicedMemory
+from .technique import RunFacts, Technique
+
 SCOPES = ("blocks", "feed_forward", "everything")
-FEED_FORWARD_PARTS = 2  # a block's slice runs its feed-forward, which takes most, in two
+SLICED_LAYERS: dict[str, tuple[Kind, ...]] = {
+    "feed_forward": ("feed-forward",),
+    "blocks": ("feed-forward", "block"),
+    "everything": ("feed-forward", "block", "residual", "upsample", "blend"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,141 +47,91 @@ class SlicingConfig:
             raise ValueError(f"expected scope to be one of {', '.join(SCOPES)}, got {self.scope}")
 
 
-def slices_of(slices: int, relative_size: float) -> int:
-    """Return how many slices a layer is cut into whose size is this part of the largest's."""
-    return max(1, min(slices, math.ceil(slices * relative_size)))
+class FeatureSlicing(Technique):
+    """Slices of one run.
 
-
-def slice_bounds(length: int, slices: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of ``slices`` slices of ``length`` rows, as equal as they can be.
-
-    There are never more slices than rows.
-    """
-    slices = max(1, min(slices, length))
-    for index in range(slices):
-        yield index * length // slices, (index + 1) * length // slices
-
-
-def map_slices(function: Callable[[int, int], Tensor], length: int, slices: int) -> Tensor:
-    """Return ``function(start, stop)`` of every slice of ``length`` rows, in one tensor.
-
-    function: returns (stop - start, ...); the first slice decides dtype, device and shape.
-    """
-    output = None
-    for start, stop in slice_bounds(length, slices):
-        piece = function(start, stop)
-        if output is None:
-            if stop == length:
-                return piece
-            output = piece.new_empty((length, *piece.shape[1:]))
-        output[start:stop] = piece
-        del piece  # before the next one is made
-    return output
-
-
-class GroupStatistics:
-    """Mean and variance of each sample's channel groups, gathered over slices.
-
-    In float32, or what x has beyond it. Slices are merged by their own means and squared
-    deviations, which cancels nothing.
-    Source: Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise algorithm".
+    slices: of the largest layers; smaller ones are cut into fewer.
+    expected_bytes: the peak of activations that this should give.
     """
 
-    def __init__(self, groups: int) -> None:
-        self.groups = groups
-        self._count = 0
-        self._mean: Tensor | None = None
-        self._squares: Tensor | None = None  # sum of squared deviations from the mean
+    key = "slicing"
+    config_class = SlicingConfig
+    runs_uncompiled = True
 
-    def add(self, x: Tensor) -> None:
-        """Take in a slice x (B, C, ...)."""
-        grouped = x.unflatten(1, (self.groups, -1)).to(_precise(x))
-        dims = tuple(range(2, grouped.ndim))
-        count = grouped.shape[2:].numel()
-        variance, mean = torch.var_mean(grouped, dim=dims, correction=0)
-        if self._mean is None:
-            self._count, self._mean, self._squares = count, mean, variance * count
-            return
-        total = self._count + count
-        delta = mean - self._mean
-        self._mean = self._mean + delta * (count / total)
-        self._squares = self._squares + variance * count + delta**2 * (self._count * count / total)
-        self._count = total
+    def __init__(self, config: SlicingConfig, facts: RunFacts) -> None:
+        super().__init__(config, facts)
+        self.memory = SlicedMemory(config.slices, config.scope, facts.memory, facts.num_frames)
+        self.slices, self.expected_bytes = 1, 0
+        self._largest = 1  # elements of an activation at the UNet's full resolution
+        self._is_inside_block = False
+        if len(facts.latent_shape) == 4:  # else no latent of SVD
+            rows, size = CONDS * facts.num_frames, facts.latent_shape[2:]
+            self.slices = self.memory.choose(rows, size)
+            self.expected_bytes = self.memory.peak(rows, size, self.slices)
+        if facts.num_other_gpus:
+            self.fallbacks["not sliced on another GPU"] += facts.num_other_gpus
 
-    def affine(self, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """Return (scale, shift), each (B, C): a group norm is ``x * scale + shift``."""
-        per_group = weight.shape[0] // self.groups
-        deviation = torch.rsqrt(self._squares / self._count + eps)
-        scale = deviation.repeat_interleave(per_group, dim=1) * weight.to(deviation.dtype)
-        return scale, bias.to(scale.dtype) - self._mean.repeat_interleave(per_group, dim=1) * scale
+    def memory_required(self, rows: int, size: tuple[int, int]) -> float | None:
+        """Return the bytes that a sliced call of (rows, 4, *size) needs."""
+        if self.facts.num_other_gpus or not self.expected_bytes:
+            return None
+        return self.memory.required(rows, size, self.slices)
 
+    def wants_layer(self, kind: Kind, axis: Axis | None) -> bool:
+        """Return whether layers of this kind are sliced."""
+        return self.slices > 1 and kind in SLICED_LAYERS[self.config.scope]
 
-@dataclass(frozen=True)
-class NormThenConv:
-    """A group norm, SiLU and a convolution over time alone.
+    def before_unet(self, call: UNetCall) -> UNetCall:
+        """Note the size of a UNet call and let its residual blocks join their own inputs."""
+        self._largest = max(1, call.elements)
+        if self.wants_layer("residual", None) and call.can_defer_concat():
+            call = replace(call, defers_concat=True)
+        return call
 
-    weight, bias: (C,) of the norm. conv: (B, C, T, H, W) -> (B, C, T, H, W).
-    """
+    def around_layer(self, call: Any, compute: Callable[[Any], Tensor]) -> Tensor:
+        """Return the layer's output, computed slice by slice."""
+        if isinstance(call, ResidualCall):
+            return self._around_residual(call, compute)
+        if isinstance(call, BlockCall):
+            return self._around_block(call, compute)
+        is_part = call.kind == "feed-forward" and self._is_inside_block
+        slices = FEED_FORWARD_PARTS if is_part else self._slices_for(call.elements)
+        return _over_rows(call, compute, slices)
 
-    weight: Tensor
-    bias: Tensor
-    eps: float
-    groups: int
-    conv: Callable[[Tensor], Tensor]
+    def _around_block(self, call: BlockCall, compute: Callable[[Any], Tensor]) -> Tensor:
+        if call.is_patched or call.needs_whole_batch:
+            self.fallbacks["block not sliced: another pack patches it"] += 1
+            return compute(call)
+        self._is_inside_block = True
+        try:
+            return _over_rows(call, compute, self._slices_for(call.elements))
+        finally:
+            self._is_inside_block = False
 
-    def apply(self, x: Tensor, affine: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the three of a slice x (B, C, T, H', W), normalised by ``affine``."""
-        scale, shift = (value[:, :, None, None, None] for value in affine)
-        normalised = (x * scale).add_(shift)  # in their dtype
-        return self.conv(nn.functional.silu(normalised, inplace=True).to(x.dtype))
+    def _around_residual(self, call: ResidualCall, compute: Callable[[Any], Tensor]) -> Tensor:
+        slices = self._slices_for(call.elements)
+        if slices == 1:
+            return compute(call)
+        output = map_slices(call.compute_frames, call.num_rows, slices)
+        call.release_input()
+        return call.compute_time(output, slices)
 
-    def affine(self, statistics: GroupStatistics) -> tuple[Tensor, Tensor]:
-        """Return the scale and shift that this norm makes of ``statistics``."""
-        return statistics.affine(self.weight, self.bias, self.eps)
+    def _slices_for(self, elements: int) -> int:
+        """Return how many slices a layer of so many elements is cut into."""
+        return slices_of(self.slices, elements / self._largest)
 
+    def lines(self) -> list[str]:
+        """Return the choice and the expected peak."""
+        how = "automatic" if self.config.slices == AUTOMATIC else "as set"
+        scope = self.config.scope
+        count = f"{scope} in {self.slices} slices ({how})" if self.slices > 1 else f"off ({how})"
+        return [f"slicing: {count}", f"{self.expected_bytes / 1e6:,.0f} MB of activations expected"]
 
-def temporal_residual_in_place(
-    x: Tensor,
-    first: NormThenConv,
-    second: NormThenConv,
-    embedding: Tensor | None,
-    mix: Callable[[Tensor, Tensor], Tensor],
-    slices: int,
-) -> Tensor:
-    """Run a temporal residual block over slices of the picture's height, writing into x.
-
-    x: (B, T, C, H, W), contiguous. embedding: (B, C, T), added between the two, or None.
-    mix: blends the block's input with its output, each (B, C, T, H', W).
-    """
-    height = x.shape[3]
-    hidden = None
-    statistics = GroupStatistics(first.groups)
-    for start, stop in slice_bounds(height, slices):
-        statistics.add(_rows(x, start, stop))
-    affine = first.affine(statistics)
-    statistics = GroupStatistics(second.groups)
-    for start, stop in slice_bounds(height, slices):
-        piece = first.apply(_rows(x, start, stop), affine)
-        if embedding is not None:
-            piece += embedding[..., None, None]
-        statistics.add(piece)
-        if hidden is None:
-            hidden = torch.empty_like(x, dtype=piece.dtype)
-        _rows(hidden, start, stop).copy_(piece)
-        del piece
-    affine = second.affine(statistics)
-    for start, stop in slice_bounds(height, slices):
-        rows = _rows(x, start, stop)
-        piece = second.apply(_rows(hidden, start, stop), affine).add_(rows)
-        rows.copy_(mix(rows, piece))
-        del piece
-    return x
+    def counts(self) -> dict[str, Any]:
+        """Return the choice and the expected peak in bytes."""
+        scope, expected = self.config.scope, self.expected_bytes
+        return {"slices": self.slices, "scope": scope, "expected_bytes": expected}
 
 
-def _precise(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def _rows(x: Tensor, start: int, stop: int) -> Tensor:
-    """Return a slice of x (B, T, C, H, W) as the view (B, C, T, H', W)."""
-    return x[:, :, :, start:stop].transpose(1, 2)
+def _over_rows(call: LayerCall, compute: Callable[[Any], Tensor], slices: int) -> Tensor:
+    return map_slices(lambda start, stop: compute(call.rows(start, stop)), call.num_rows, slices)

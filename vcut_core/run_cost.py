@@ -1,16 +1,16 @@
 """What a whole sampling run costs, without VCUT and with the settings that a model has.
 
-Reckoned before the run, for guidance above 1 and a sampler of one evaluation of each cond a step.
-Must not know how a UNet is measured, nor where settings are kept.
+Planned before the run, for guidance above 1 and a sampler that evaluates each cond once a step.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .cost_model import UNetCost
+from .cross_attention import cross_attention_line
 from .feature_slicing import SlicingConfig
-from .guidance import GuidanceConfig, GuidancePlan
-from .run_summary import RunSummary
+from .guidance_cut import GuidanceConfig, GuidancePlan
+from .run_report import evaluations_line
 
 AFFINE_MAPS = "affine maps, once a run"
 
@@ -19,7 +19,7 @@ AFFINE_MAPS = "affine maps, once a run"
 class CostSettings:
     """What VCUT does to a model.
 
-    replaced: path of a cross-attention in the UNet -> "cached" or "remove"; the others are as ever.
+    replaced: path of a cross-attention in the UNet -> "cached" or "remove"; the others are kept.
     guidance: None when guidance lasts all the run.
     slicing: None without VCUT Feature Slicer. It changes no cost.
     """
@@ -55,14 +55,14 @@ class RunCost:
         self.plan = settings.guidance.plan(sigmas) if settings.guidance else never_cut
 
     @property
-    def guided_steps(self) -> int:
+    def num_guided_steps(self) -> int:
         """Steps with two evaluations; all others have one."""
-        return max(0, self.plan.guided_steps - self.plan.late_steps)
+        return self.plan.num_guided_steps
 
     @property
     def evaluations(self) -> int:
         """UNet evaluations with the model's settings."""
-        return self.num_steps + self.guided_steps
+        return self.num_steps + self.num_guided_steps
 
     @property
     def evaluations_without(self) -> int:
@@ -72,7 +72,7 @@ class RunCost:
     @property
     def embeddings(self) -> int:
         """Embeddings that each affine map is evaluated for: cond and uncond, cond past the cut."""
-        return 2 * (self.guided_steps > 0) + (self.guided_steps < self.num_steps)
+        return 2 * (self.num_guided_steps > 0) + (self.num_guided_steps < self.num_steps)
 
     def macs(self, convention: str = "true") -> int:
         """Return the MACs of the run with the model's settings."""
@@ -107,17 +107,16 @@ class RunCost:
         """Return how many numbers VCUT keeps during the run."""
         return self.embeddings * self.unet.affine_elements(self.settings.cached)
 
-    def expected_summary(self) -> RunSummary:
-        """Return what the run's own summary should count, cond and uncond batched together."""
-        cached, replaced = len(self.settings.cached), len(self.settings.replaced)
-        phases = (self.guided_steps > 0) + (self.guided_steps < self.num_steps)
-        return RunSummary(
-            plan=self.plan if self.settings.guidance else None,
-            has_guidance=self.settings.guidance is not None,
-            has_cross_attention=replaced > 0,
-            unet_evaluations=self.evaluations,
-            evaluations_saved=self.evaluations_without - self.evaluations,
-            affine_evaluated=cached * phases,
-            affine_reused=cached * (self.num_steps - phases),
-            removed=(replaced - cached) * self.num_steps,
-        )
+    def expected_lines(self) -> list[str]:
+        """Return what the nodes should show after the run, cond and uncond batched together."""
+        lines = []
+        if self.settings.guidance:
+            saved = self.evaluations_without - self.evaluations
+            lines += [evaluations_line(self.evaluations, saved), *self.plan.lines()]
+        if self.settings.replaced:
+            cached, replaced = len(self.settings.cached), len(self.settings.replaced)
+            phases = (self.num_guided_steps > 0) + (self.num_guided_steps < self.num_steps)
+            reused = cached * (self.num_steps - phases)
+            removed = (replaced - cached) * self.num_steps
+            lines.append(cross_attention_line(cached * phases, reused, removed))
+        return lines

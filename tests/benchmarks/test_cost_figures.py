@@ -6,7 +6,7 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from torch.utils.flop_counter import FlopCounterMode
 from vcut.comfy_adapter.cost_reading import build_on_meta, measure_on_meta
-from vcut.vcut_core.guidance import GuidanceConfig
+from vcut.vcut_core.guidance_cut import GuidanceConfig
 from vcut.vcut_core.run_cost import CostSettings, RunCost
 
 SVD, SVD_XT = 14, 25  # frames

@@ -6,7 +6,7 @@ from torch import nn
 from vcut.vcut_core.cost_model import CONVENTIONS, LayerCost, UNetCost, measure
 from vcut.vcut_core.cost_report import headline, report_lines, unit_for
 from vcut.vcut_core.feature_slicing import SlicingConfig
-from vcut.vcut_core.guidance import MAX_STEPS, GuidanceConfig
+from vcut.vcut_core.guidance_cut import MAX_STEPS, GuidanceConfig
 from vcut.vcut_core.run_cost import AFFINE_MAPS, CostSettings, RunCost
 
 WIDTH, TOKENS, EMBEDDING = 4, 6, 3
@@ -222,12 +222,13 @@ def test_model_without_vcut_saves_nothing():
     assert (run.cache_elements(), run.saved_by_cut(), run.saved_by_cross_attention()) == (0, 0, 0)
 
 
-def test_summary_to_expect_counts_calls_of_the_host():
+def test_lines_to_expect_count_calls_of_the_host():
     # One call a step; each map once guided and once after the cut.
-    assert _run(replaced=BOTH, cut_step=17).expected_summary().counts() == (
-        "41 of 50 UNet evaluations; guided 1-16 of 25, cut at step 17 (cut_sigma 9.001); "
-        "2 affine maps evaluated, 23 reused, 25 removed"
-    )
+    assert _run(replaced=BOTH, cut_step=17).expected_lines() == [
+        "41 of 50 UNet evaluations",
+        "guided 16 of 25 steps",
+        "cross-attention: 2 computed, 23 from cache, 25 removed",
+    ]
 
 
 # --- the report -------------------------------------------------------------------------------
@@ -247,7 +248,7 @@ def test_report_says_what_is_saved_and_by_what():
     assert "UNet evaluations: 41 instead of 50" in lines
     assert "Cross-attention, spatial: 1 cached" in lines
     assert "Cross-attention, temporal: 1 removed" in lines
-    assert [line for line in lines if line.startswith("The line after the run should say: 41 of")]
+    assert [line for line in lines if line.startswith("The nodes should show after the run: 41 of")]
     assert "not seconds" in lines[-2]
     assert headline(_run(replaced=BOTH, cut_step=17)).endswith("26.1 % less to compute")
 
@@ -275,7 +276,7 @@ def test_report_of_a_model_with_the_slicer_alone_names_it_and_claims_no_saving(s
     assert "UNet evaluations: 50" in lines and not run.settings.is_empty
     assert headline(run) == "VCUT Feature Slicer only: saves memory, not multiply-adds"
     assert not [line for line in lines if "no VCUT settings" in line]
-    assert "The line after the run should say: 50 of 50 UNet evaluations" in lines
+    assert not [line for line in lines if "after the run:" in line]  # nothing of the cost to tell
 
 
 def test_report_of_a_slicer_that_is_off_claims_nothing():
@@ -291,7 +292,7 @@ def test_report_names_the_slicer_beside_the_other_settings():
     lines = _report(run)
     assert [line for line in lines if line.startswith("Feature slicing: scope blocks, 8 slices;")]
     assert "Run: 41.00 GMACs instead of 55.50 without VCUT (26.1 % less)" in lines
-    assert [line for line in lines if line.startswith("The line after the run should say: 41 of")]
+    assert [line for line in lines if line.startswith("The nodes should show after the run: 41 of")]
     assert headline(run) == headline(_run(replaced=BOTH, cut_step=17))
 
 
@@ -304,7 +305,7 @@ def test_report_claims_no_line_beside_other_nodes():
 def test_report_names_the_schedule_that_cut_sigma_was_read_on():
     lines = _report(_run(cut_sigma=9.5))
     assert (
-        "Guidance: guided 1-16 of 25, cut at step 17 (cut_sigma 9.001), on a karras schedule"
+        "Guidance: guided 16 of 25 steps, cut at step 17 (cut_sigma 9.001), on a karras schedule"
         in (lines)
     )
     assert "cut_sigma 9.5 ends it elsewhere on another schedule" in lines

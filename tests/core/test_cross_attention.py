@@ -1,14 +1,14 @@
-"""The affine map, its cache and its stand-in, on a layer small enough to compute by hand."""
+"""The affine map and its cache, on a layer small enough to compute by hand."""
 
 import pytest
 import torch
 from torch import nn
 from vcut.vcut_core.cross_attention import (
-    AffineCrossAttention,
+    AffineOutputCache,
     CrossAttentionConfig,
-    ValueCache,
+    affine_map,
+    expand_rows,
     is_single_token,
-    spread,
     zeros,
 )
 
@@ -66,47 +66,31 @@ def test_config_cannot_change_when_it_is_made():
 
 def test_affine_map_equals_attention_when_there_is_one_token(attention):
     x, context = torch.randn(3, 5, 8), torch.randn(3, 1, 6)
-    affine = AffineCrossAttention(attention).affine(context)
+    affine = affine_map(attention, context)
     assert affine.shape == (3, 1, 8)
-    torch.testing.assert_close(spread(affine, x), attention(x, context))
+    torch.testing.assert_close(expand_rows(affine, x), attention(x, context))
 
 
 def test_affine_map_differs_from_attention_when_there_are_two_tokens(attention):
     x, context = torch.randn(1, 5, 8), torch.randn(1, 2, 6)
     output = attention(x, context)
-    assert not torch.allclose(AffineCrossAttention(attention).affine(context)[:, :1], output)
+    assert not torch.allclose(affine_map(attention, context)[:, :1], output)
 
 
 def test_halved_embedding_gives_the_mean_of_both_outputs(attention):
-    layer, context = AffineCrossAttention(attention), torch.randn(1, 1, 6)
-    mean = (layer.affine(context) + layer.affine(torch.zeros_like(context))) / 2
-    torch.testing.assert_close(layer.affine(context / 2), mean)
+    context = torch.randn(1, 1, 6)
+    whole, nothing = affine_map(attention, context), affine_map(attention, 0 * context)
+    mean = (whole + nothing) / 2
+    torch.testing.assert_close(affine_map(attention, context / 2), mean)
     # The bias makes L affine and not linear: half of the output would be another value.
-    assert not torch.allclose(layer.affine(context) / 2, mean)
-
-
-def test_stand_in_keeps_names_and_parameters_of_its_original(attention):
-    stand_in = AffineCrossAttention(attention)
-    assert dict(stand_in.named_children()) == dict(attention.named_children())
-    original, own = dict(attention.named_parameters()), dict(stand_in.named_parameters())
-    assert own.keys() == original.keys()
-    assert all(own[name] is original[name] for name in original)
-    assert (stand_in.heads, stand_in.dim_head) == (2, 4)
-    assert stand_in.original is attention
-
-
-@pytest.mark.parametrize("is_training", [True, False])
-def test_stand_in_keeps_the_mode_of_its_original(attention, is_training):
-    attention.train(is_training)
-    assert AffineCrossAttention(attention).training is is_training
-    assert attention.to_q.training is is_training
+    assert not torch.allclose(whole / 2, mean)
 
 
 def test_new_weight_is_used_when_it_replaced_the_old_one(attention):
-    stand_in, context = AffineCrossAttention(attention), torch.randn(1, 1, 6)
-    before = stand_in.affine(context)
+    context = torch.randn(1, 1, 6)
+    before = affine_map(attention, context)
     attention.to_out[0].bias.data += 1
-    torch.testing.assert_close(stand_in.affine(context), before + 1)
+    torch.testing.assert_close(affine_map(attention, context), before + 1)
 
 
 # --- when it applies --------------------------------------------------------------------------
@@ -134,9 +118,9 @@ def test_affine_form_holds_only_for_one_token_without_a_mask(context, value, mas
 # --- shapes -----------------------------------------------------------------------------------
 
 
-def test_each_row_serves_its_own_group_when_spread():
+def test_each_row_serves_its_own_group_when_expanded():
     value = torch.tensor([[[1.0, 10.0]], [[2.0, 20.0]]])  # (2, 1, 2)
-    output = spread(value, torch.zeros(6, 3, 2))
+    output = expand_rows(value, torch.zeros(6, 3, 2))
     assert output.shape == (6, 3, 2)
     # rows 0-2 belong to the first context, 3-5 to the second
     assert output[:, :, 0].tolist() == [[1.0] * 3] * 3 + [[2.0] * 3] * 3
@@ -144,9 +128,9 @@ def test_each_row_serves_its_own_group_when_spread():
 
 
 @pytest.mark.parametrize("rows", [1, 4])
-def test_spread_copies_nothing_when_rows_already_fit(rows):
+def test_expanding_copies_nothing_when_rows_already_fit(rows):
     value = torch.randn(rows, 1, 2)
-    output = spread(value, torch.zeros(4, 3, 2))
+    output = expand_rows(value, torch.zeros(4, 3, 2))
     assert output.shape == (4, 3, 2)
     assert output.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
 
@@ -173,43 +157,43 @@ def _counting(values):
 
 
 def test_value_is_evaluated_once_when_its_key_is_known():
-    cache = ValueCache()
+    cache = AffineOutputCache()
     evaluate, calls = _counting([1.0, 2.0, 3.0])
     assert [float(cache.get("a", evaluate)) for _ in range(3)] == [1.0, 1.0, 1.0]
-    assert (len(calls), cache.evaluated, cache.reused) == (1, 1, 2)
+    assert (len(calls), cache.computed, cache.reused) == (1, 1, 2)
 
 
 def test_value_is_evaluated_again_when_its_key_differs():
-    cache = ValueCache()
+    cache = AffineOutputCache()
     evaluate, _ = _counting([1.0, 2.0])
     assert [float(cache.get(key, evaluate)) for key in ("a", "b", "a")] == [1.0, 2.0, 1.0]
-    assert (cache.evaluated, cache.reused) == (2, 1)
+    assert (cache.computed, cache.reused) == (2, 1)
 
 
 def test_nothing_is_kept_when_there_is_no_key():
-    cache = ValueCache()
+    cache = AffineOutputCache()
     evaluate, _ = _counting([1.0, 2.0])
     assert [float(cache.get(None, evaluate)) for _ in range(2)] == [1.0, 2.0]
-    assert (cache.evaluated, cache.reused, cache.nbytes()) == (2, 0, 0)
+    assert (cache.computed, cache.reused, cache.nbytes()) == (2, 0, 0)
 
 
 def test_nothing_is_kept_when_an_evaluation_fails():
-    cache = ValueCache()
+    cache = AffineOutputCache()
     with pytest.raises(ZeroDivisionError):
         cache.get("a", lambda: 1 / 0)
     evaluate, _ = _counting([5.0])
     assert float(cache.get("a", evaluate)) == 5.0
-    assert (cache.evaluated, cache.reused) == (1, 0)
+    assert (cache.computed, cache.reused) == (1, 0)
 
 
 def test_memory_held_is_the_sum_of_the_values():
-    cache = ValueCache()
+    cache = AffineOutputCache()
     cache.get("a", lambda: torch.zeros(2, 1, 8))  # 16 x 4 bytes
     cache.get("b", lambda: torch.zeros(1, 1, 8, dtype=torch.float16))  # 8 x 2 bytes
     assert cache.nbytes() == 64 + 16
 
 
 def test_two_caches_share_nothing():
-    first, second = ValueCache(), ValueCache()
+    first, second = AffineOutputCache(), AffineOutputCache()
     first.get("a", lambda: torch.tensor(1.0))
     assert float(second.get("a", lambda: torch.tensor(2.0))) == 2.0

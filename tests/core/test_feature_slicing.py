@@ -4,13 +4,11 @@ import pytest
 import torch
 from torch import nn
 from vcut.vcut_core.activation_memory import CallShape, LayerShape, UNetShape, peak_bytes, places
-from vcut.vcut_core.feature_slicing import (
+from vcut.vcut_core.feature_slicing import SlicingConfig
+from vcut.vcut_core.slices import map_slices, slice_bounds, slices_of
+from vcut.vcut_core.temporal_residual import (
     GroupStatistics,
     NormThenConv,
-    SlicingConfig,
-    map_slices,
-    slice_bounds,
-    slices_of,
     temporal_residual_in_place,
 )
 from vcut.vcut_core.transformer_block import constant_of_rows
@@ -164,25 +162,25 @@ CONTEXT = 2 * 2 * 3 * 4 * 2  # two conds, six pixels, four numbers of two bytes
 
 def test_unsliced_peak_is_the_temporal_feed_forward():
     # The skip (1), then two activations and 19 inside the temporal block.
-    assert peak_bytes(SMALL, CALL, SlicingConfig(), 1) == (1 + 2 + 19) * UNIT + CONTEXT
+    assert peak_bytes(SMALL, CALL, "blocks", 1) == (1 + 2 + 19) * UNIT + CONTEXT
 
 
 def test_sliced_peak_counts_a_slice_of_the_feed_forward():
     # 2 and 4 of 6 slices: 12 pixel rows to 2 slices of 6. Skip (1), two activations, the output,
     # and half of 12 inside: x, its attention, its norm, the feed-forward's output, half of 16.
-    assert peak_bytes(SMALL, CALL, SlicingConfig(), 2) == (1 + 2 + 1 + 6) * UNIT + CONTEXT
+    assert peak_bytes(SMALL, CALL, "blocks", 2) == (1 + 2 + 1 + 6) * UNIT + CONTEXT
 
 
 def test_residual_block_is_the_peak_when_blocks_are_sliced_finely():
     # The joint of two skips (2) while its norm and SiLU (2 + 2) are made. Twelve slices leave the
     # transformer less: 1 + 3 + 12 / 12 = 5; the blend takes 1 + 5.
-    assert peak_bytes(SMALL, CALL, SlicingConfig(), 12) == max(2 + 5, 2 + 4) * UNIT
+    assert peak_bytes(SMALL, CALL, "blocks", 12) == max(2 + 5, 2 + 4) * UNIT
 
 
 def test_place_of_a_block_that_runs_whole_counts_as_such():
     # Its attention: x and 7 beside it; the feed-forward still in 12 slices: 4 + 16 / 12.
     whole = [("middle", 0)]
     expected = (1 + 2 + 7) * UNIT + CONTEXT
-    assert peak_bytes(SMALL, CALL, SlicingConfig(), 12, whole) == expected
-    assert peak_bytes(SMALL, CALL, SlicingConfig(), 12, [("input", 0)]) == 7 * UNIT
+    assert peak_bytes(SMALL, CALL, "blocks", 12, whole) == expected
+    assert peak_bytes(SMALL, CALL, "blocks", 12, [("input", 0)]) == 7 * UNIT
     assert list(places(SMALL)) == [("input", 0), ("middle", 0), ("output", 0)]

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from vcut.vcut_core.guidance import GuidanceConfig, GuidancePlan
+from vcut.vcut_core.guidance_cut import GuidanceConfig, GuidancePlan
 
 
 def _schedule(steps: int) -> list[float]:
@@ -52,7 +52,7 @@ def test_error_names_range_and_value_when_a_setting_is_wrong(setting, message):
 
 
 @pytest.mark.parametrize(
-    ("cut_step", "steps", "run_steps", "guided_steps"),
+    ("cut_step", "steps", "run_steps", "last_guided_step"),
     [
         (10, 25, 25, 9),
         (17, 25, 25, 16),
@@ -73,20 +73,20 @@ def test_error_names_range_and_value_when_a_setting_is_wrong(setting, message):
         (10000, 1, 4, 4),
     ],
 )
-def test_guided_steps_follow_the_cut_in_proportion(cut_step, steps, run_steps, guided_steps):
+def test_guided_steps_follow_the_cut_in_proportion(cut_step, steps, run_steps, last_guided_step):
     plan = GuidanceConfig(cut_step, steps).plan(_schedule(run_steps))
-    assert (plan.num_steps, plan.guided_steps) == (run_steps, guided_steps)
-    assert plan.has_cut is (guided_steps < run_steps)
+    assert (plan.num_steps, plan.last_guided_step) == (run_steps, last_guided_step)
+    assert plan.has_cut is (last_guided_step < run_steps)
 
 
 @pytest.mark.parametrize(
-    ("cut_sigma", "guided_steps"),
+    ("cut_sigma", "last_guided_step"),
     [(9.0, 0), (8.0, 1), (5.0, 1), (4.0, 2), (3.9, 2), (1.5, 3), (1.0, 4), (0.5, 4)],
 )
-def test_cut_sigma_overrides_the_step(cut_sigma, guided_steps):
+def test_cut_sigma_overrides_the_step(cut_sigma, last_guided_step):
     # Guidance ends at the first sigma BELOW it: at a sigma equal to it there still is guidance.
     plan = GuidanceConfig(1, 4, cut_sigma=cut_sigma).plan(FOUR)
-    assert plan.guided_steps == guided_steps
+    assert plan.last_guided_step == last_guided_step
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_start_step_is_not_used_when_cut_sigma_is_set():
 @pytest.mark.parametrize("sigmas", [[0.0], []])
 def test_plan_has_no_step_when_the_schedule_has_none(sigmas):
     plan = GuidanceConfig().plan(sigmas)
-    assert (plan.num_steps, plan.guided_steps, plan.has_cut) == (0, 0, False)
+    assert (plan.num_steps, plan.last_guided_step, plan.has_cut) == (0, 0, False)
     assert plan.shareable_cut_sigma() is None
 
 
@@ -194,7 +194,7 @@ def test_shareable_sigma_cuts_before_the_same_step_when_used(steps):
     for cut_step in range(1, steps + 1):
         plan = GuidanceConfig(cut_step, steps).plan(sigmas)
         by_sigma = GuidanceConfig(cut_sigma=plan.shareable_cut_sigma()).plan(sigmas)
-        assert by_sigma.guided_steps == cut_step - 1
+        assert by_sigma.last_guided_step == cut_step - 1
         by_step = [plan.is_guided(sigma) for sigma in sigmas[:-1]]
         assert [by_sigma.is_guided(sigma) for sigma in sigmas[:-1]] == by_step
 
@@ -205,8 +205,8 @@ def test_slices_split_the_guided_steps_when_they_share_a_cut_sigma():
     config = GuidanceConfig(cut_sigma=cut_sigma)
     for boundary in range(1, 25):
         first, second = config.plan(sigmas[: boundary + 1]), config.plan(sigmas[boundary:])
-        assert first.guided_steps == min(boundary, 16)
-        assert second.guided_steps == max(0, 16 - boundary)
+        assert first.last_guided_step == min(boundary, 16)
+        assert second.last_guided_step == max(0, 16 - boundary)
 
 
 def test_no_sigma_is_shared_when_nothing_is_cut():

@@ -140,7 +140,7 @@ def world():
 
 sys.path.insert(0, sys.argv[1])
 before = world()
-import vcut_core.cross_attention, vcut_core.guidance, vcut_core.run_summary
+import vcut_core.techniques, vcut_core.run_report, vcut_core.cost_report
 assert world() == before
 own = [name for name in logging.Logger.manager.loggerDict if name.startswith("vcut")]
 assert all(not logging.getLogger(name).handlers for name in own), own

@@ -57,7 +57,7 @@ def check(tiny, biased, with_vcut, counted, summaries, difference, sample_cut_re
         assert done < total
         said = re.search(r"(\d+) of (\d+) UNet evaluations", summaries()[1])
         assert (int(said[1]), int(said[2])) == (done, total)
-        expected = sample_cut_reference(biased, guided_steps=1, **options)
+        expected = sample_cut_reference(biased, last_guided_step=1, **options)
         assert difference(output, expected) < 1e-5
         if is_effective_against is not None:
             other = tiny.sample(biased, steps=3, conditioning=is_effective_against)
@@ -91,7 +91,7 @@ def test_a_negative_of_several_tokens(check, tiny, a):
     assert several[0][0].shape[1] == 3
     lines = check((a[0], several, a[2]), is_effective_against=a)
     # Beside three tokens the host repeats the one, so no layer is affine until the cut.
-    assert "untouched: cross-attention over several tokens (32)" in lines[1]
+    assert "cross-attention computed in full: several image tokens (32 calls)" in lines[1]
 
 
 @pytest.mark.parametrize("x", [0.0, 0.5])
@@ -241,7 +241,7 @@ def test_context_windows_over_frames(
 
     reference = tiny.sample(windowed(biased), **options)
     assert difference(reference, tiny.sample(biased, **options)) > 1e-4
-    expected = sample_cut_reference(windowed(biased), guided_steps=1, **options)
+    expected = sample_cut_reference(windowed(biased), last_guided_step=1, **options)
     for is_before in (True, False):
         uncut = with_vcut(windowed(biased)) if is_before else windowed(with_vcut(biased))
         assert difference(tiny.sample(uncut, **options), reference) < 1e-5

@@ -8,9 +8,9 @@ import comfy.utils
 import pytest
 import torch
 from comfy_extras.nodes_video_model import ImageOnlyCheckpointSave
-from vcut.comfy_adapter import patch_cross_attentions, schedule_guidance
+from vcut.comfy_adapter import with_technique
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
-from vcut.vcut_core.guidance import GuidanceConfig
+from vcut.vcut_core.guidance_cut import GuidanceConfig
 
 PARTS = ("to_q", "to_k", "to_v", "to_out.0")
 CACHED = CrossAttentionConfig()
@@ -65,7 +65,7 @@ def _load(model, lora, strength=1.0):
 
 
 def _vcut(model, guidance=NEVER_CUT):
-    return schedule_guidance(patch_cross_attentions(model, CACHED), guidance)
+    return with_technique(with_technique(model, CACHED), guidance)
 
 
 def test_every_key_of_a_lora_is_found_when_vcut_is_live(tiny, sample, lora):
@@ -102,7 +102,7 @@ def test_lora_has_its_effect_after_the_cut(
     biased, sample, difference, sample_cut_reference, conditioning, lora, is_before
 ):
     reference = sample_cut_reference(
-        _load(biased, lora), steps=3, guided_steps=1, conditioning=conditioning
+        _load(biased, lora), steps=3, last_guided_step=1, conditioning=conditioning
     )
     model = biased
     if is_before:
@@ -137,7 +137,7 @@ def test_plain_vcut_and_lora_clones_stay_themselves_when_used_alternately(
         "vcut": _vcut(biased),
         "lora": _load(biased, lora),
         "vcut and lora": _load(_vcut(biased), lora),
-        "remove": patch_cross_attentions(biased, CrossAttentionConfig("remove")),
+        "remove": with_technique(biased, CrossAttentionConfig("remove")),
     }
     first = {name: sample(model) for name, model in models.items()}
     for name in (
@@ -179,7 +179,7 @@ def test_checkpoint_has_every_key_and_value_when_vcut_is_live(
     plain = _load(biased, lora) if is_lora else biased
     expected = _saved(tiny, plain, tmp_path, "plain")
     for config in (CACHED, CrossAttentionConfig("remove")):
-        model = patch_cross_attentions(plain, config)
+        model = with_technique(plain, config)
         sample(model)
         saved = _saved(tiny, model, tmp_path, config.temporal)
         assert saved.keys() == expected.keys()

@@ -8,7 +8,7 @@ import comfy.model_patcher
 import pytest
 import torch
 from private_comfyui.install import comfyui_version, current_host
-from vcut.comfy_adapter import patch_cross_attentions
+from vcut.comfy_adapter import with_technique
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 
 VRAMState = management.VRAMState
@@ -39,7 +39,7 @@ def vcut(plain, with_vcut):
 @pytest.fixture(scope="module")
 def expected(plain, vcut, sample, sample_cut_reference, conditioning, difference):
     """What both must give, sampled with all weights loaded."""
-    reference = sample_cut_reference(plain, steps=3, guided_steps=2, conditioning=conditioning)
+    reference = sample_cut_reference(plain, steps=3, last_guided_step=2, conditioning=conditioning)
     outputs = {"plain": sample(plain), "vcut": sample(vcut)}
     assert difference(outputs["vcut"], reference) < 1e-5
     return outputs
@@ -132,7 +132,7 @@ def test_results_stay_when_more_and_less_memory_is_free_between_runs(
 def test_vcut_is_loaded_after_plain_when_both_are_in_part(plain, sample, difference, limit_memory):
     limit_memory(VRAMState.NORMAL_VRAM, 0.5 * plain.model_size())
     reference = sample(plain)
-    cached = patch_cross_attentions(plain, CrossAttentionConfig())
+    cached = with_technique(plain, CrossAttentionConfig())
     assert difference(sample(cached), reference) < 1e-5
     assert torch.equal(sample(plain), reference)
 

@@ -8,6 +8,8 @@ from comfy_extras.nodes_model_advanced import ModelComputeDtype
 from comfy_extras.nodes_stable3d import SV3D_Conditioning
 from vcut.nodes.guidance_scheduler import GuidanceScheduler
 from vcut.nodes.patch_svd_model import PatchSVDModel
+from vcut.vcut_core.cross_attention import CrossAttentionConfig
+from vcut.vcut_core.guidance_cut import GuidanceConfig
 
 KINDS = ("SVD_img2vid", "SV3D_u", "SV3D_p")
 LOW_PRECISION = (torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -35,7 +37,7 @@ def check(tiny, with_vcut, difference, sample_cut_reference):
         reference = tiny.sample(model, **options)
         assert reference.isfinite().all() and reference.std() > 1e-3
         assert difference(tiny.sample(with_vcut(model, 4, 3), **options), reference) < 1e-5
-        expected = sample_cut_reference(model, guided_steps=1, **options)
+        expected = sample_cut_reference(model, last_guided_step=1, **options)
         assert difference(tiny.sample(with_vcut(model, 2, 3), **options), expected) < 1e-5
         assert difference(expected, reference) > 1e-4
         assert torch.equal(tiny.sample(model, **options), reference)
@@ -56,7 +58,12 @@ def test_nodes_take(make_small_svd, kind):
     model = make_small_svd(getattr(comfy.supported_models, kind))
     (patched,) = PatchSVDModel.execute(model, "remove", "cached").result
     (scheduled,) = GuidanceScheduler.execute(patched, 17, 25, "average", 0.0).result
-    assert len(scheduled.object_patches) == 8  # four video transformers, spatial and temporal
+    settings = scheduled.model_options["transformer_options"]["vcut"]
+    assert settings.configs == {
+        "cross_attention": CrossAttentionConfig("remove", "cached"),
+        "guidance": GuidanceConfig(17, 25),
+    }
+    assert scheduled.object_patches == {} and model.model_options == {"transformer_options": {}}
 
 
 # --- number formats ---------------------------------------------------------------------------
@@ -145,7 +152,7 @@ def test_two_branches_of_one_graph_keep_apart(
 ):
     options = {"steps": 3, "conditioning": conditioning}
     plain = tiny.sample(biased, **options)
-    cut = sample_cut_reference(biased, guided_steps=1, **options)
+    cut = sample_cut_reference(biased, last_guided_step=1, **options)
     branches = {
         "plain": (biased, plain),
         "uncut": (with_vcut(biased, 4, 3), plain),

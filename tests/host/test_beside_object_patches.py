@@ -143,7 +143,7 @@ def test_block_of_another_pack_without_cross_attention_stays(
     model.add_object_patch(BLOCK, ForeignBlock())
     expected = tiny.sample(model, steps=2, conditioning=conditioning)
     (model,) = PatchSVDModel.execute(model, "cached", "cached").result
-    assert "1 cross-attentions of its own" in _report(model)
+    assert "1 cross-attentions of another pack" in _report(model)
     assert f"{BLOCK}.attn2" not in model.object_patches
     output = tiny.sample(model, steps=2, conditioning=conditioning)
     assert difference(output, expected) < 1e-4

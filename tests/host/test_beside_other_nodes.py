@@ -15,9 +15,9 @@ from comfy_extras.nodes_model_advanced import (
 )
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_video_model import VideoLinearCFGGuidance, VideoTriangleCFGGuidance
-from vcut.comfy_adapter import patch_cross_attentions, schedule_guidance
+from vcut.comfy_adapter import with_technique
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
-from vcut.vcut_core.guidance import GuidanceConfig
+from vcut.vcut_core.guidance_cut import GuidanceConfig
 
 
 def _lora(model):
@@ -64,8 +64,8 @@ ORDERS = ("oLG", "LGo", "GoL")
 
 def _chain(order, model, other, guidance):
     nodes = {
-        "L": lambda model: patch_cross_attentions(model, CrossAttentionConfig()),
-        "G": lambda model: schedule_guidance(model, guidance),
+        "L": lambda model: with_technique(model, CrossAttentionConfig()),
+        "G": lambda model: with_technique(model, guidance),
         "o": other,
     }
     for letter in order:
@@ -97,7 +97,7 @@ def test_cut_gives_the_averaged_conditional_prediction_beside(
 ):
     other = OTHER_NODES[name]
     reference = sample_cut_reference(
-        other(biased), steps=3, guided_steps=1, conditioning=two_frames
+        other(biased), steps=3, last_guided_step=1, conditioning=two_frames
     )
     for order in ORDERS:
         model = _chain(order, biased, other, GuidanceConfig(2, 3))
@@ -114,7 +114,7 @@ def test_the_extra_evaluations_of_perturbed_attention_are_named(
     # step 1: uncond with cond, and the perturbed cond; steps 2 and 3: cond, and the perturbed one
     assert trace == [[1, 0], [0], [0], [0], [0], [0]]
     assert "7 of 9 UNet evaluations" in summaries()[0]
-    assert "untouched: cfg 1 or one cond (1)" in summaries()[0]
+    assert "not cut: another node evaluates one cond alone (1 call)" in summaries()[0]
 
 
 # --- torch.compile ----------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_compiled_model_is_exact_and_compiled_once(
 ):  # fmt: skip
     # One video transformer, as every further one takes seconds to compile.
     plain = make_small_svd(transformer_depth=[0], transformer_depth_output=[0, 0])
-    reference = sample_cut_reference(plain, steps=4, guided_steps=2, conditioning=two_frames)
+    reference = sample_cut_reference(plain, steps=4, last_guided_step=2, conditioning=two_frames)
     if is_compiled_first:
         model = with_vcut(_compiled(plain, COMPILED[part]), 3, 4)
     else:

@@ -4,8 +4,8 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from vcut.comfy_adapter import schedule_guidance
-from vcut.vcut_core.guidance import GuidanceConfig
+from vcut.comfy_adapter import with_technique
+from vcut.vcut_core.guidance_cut import GuidanceConfig
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,11 @@ def sigma_trace():
     return make
 
 
-def _assert_cut(trace, guided_steps):
+def _assert_cut(trace, last_guided_step):
     """The rule by hand: guided above the sigma at which the first unguided step starts."""
     assert {conds for _, conds, _ in trace} == {1, 2}
     for sigma, conds, schedule in trace:
-        limit = schedule[guided_steps]
+        limit = schedule[last_guided_step]
         assert conds == (2 if sigma > limit * 1.0001 else 1), (sigma, limit)
 
 
@@ -96,9 +96,9 @@ def test_guidance_ends_by_sigma_with(
     output = tiny.sample(model, steps=3, **options)
     # Some schedulers make another number of steps than they were asked for.
     num_steps = len(trace[0][2]) - 1
-    guided_steps = int(num_steps / 3 + 0.5)
-    _assert_cut(trace, guided_steps)
-    reference = sample_cut_reference(small, steps=3, guided_steps=guided_steps, **options)
+    last_guided_step = int(num_steps / 3 + 0.5)
+    _assert_cut(trace, last_guided_step)
+    reference = sample_cut_reference(small, steps=3, last_guided_step=last_guided_step, **options)
     assert output.isfinite().all()
     assert_exact(output, reference, options)
 
@@ -159,7 +159,8 @@ def test_align_your_steps_is_cut_at_its_own_step(
     # 16 x 10 / 25 = 6.4 guided steps; step 7 starts at 0.981
     assert [conds for _, conds, _ in trace] == [2] * 6 + [1] * 4
     assert trace[6][0] == pytest.approx(0.981)
-    assert "guided 1-6 of 10, cut at step 7 (cut_sigma 0.9811)" in summaries()[1]
+    assert "guided 6 of 10 steps; " in summaries()[1]
+    assert "cut at step 7 (cut_sigma 0.9811)" in summaries()[1]
 
 
 # --- guiders ----------------------------------------------------------------------------------
@@ -231,11 +232,11 @@ def test_never_cut_vcut_changes_nothing_with_guider(
 @pytest.mark.parametrize(
     ("make_guider", "reason"),
     [
-        (_basic, "cfg 1 or one cond (3)"),
-        (_dual, "guider with 3 conds (3)"),
-        (_dual_nested, "guider with 3 conds (3)"),
-        (_dual_of_two, "guider with 2 conds (3)"),
-        (_perp_neg, "guider with 3 conds (3)"),
+        (_basic, "cfg is 1, so there is no guidance (3 calls)"),
+        (_dual, "the guider has 3 conds (3 calls)"),
+        (_dual_nested, "the guider has 3 conds (3 calls)"),
+        (_dual_of_two, "the guider has 2 conds (3 calls)"),
+        (_perp_neg, "the guider has 3 conds (3 calls)"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -244,7 +245,7 @@ def test_a_cut_steps_aside_and_says_so_with_guider(
 ):
     output = sample_guided(with_vcut(biased, 1, 3), make_guider)
     assert difference(output, sample_guided(biased, make_guider)) < 1e-5
-    assert f"untouched: {reason}" in summaries()[0]
+    assert f"not cut: {reason}" in summaries()[0]
 
 
 def test_cfg_guider_is_cut_as_the_ksampler_is(tiny, biased, with_vcut, sample_guided, conditioning):
@@ -256,9 +257,9 @@ def test_cfg_guider_is_cut_as_the_ksampler_is(tiny, biased, with_vcut, sample_gu
 def test_old_perp_neg_node_is_cut_and_its_extra_evaluations_are_named(
     biased, sample_guided, sigma_trace, summaries
 ):
-    model, trace = sigma_trace(schedule_guidance(biased, GuidanceConfig(3, 3)))
+    model, trace = sigma_trace(with_technique(biased, GuidanceConfig(3, 3)))
     assert sample_guided(model, _old_perp_neg).isfinite().all()
     # two guided steps, one unguided, each followed by the empty cond
     assert [conds for _, conds, _ in trace] == [2, 1, 2, 1, 1, 1]
     assert "8 of 9 UNet evaluations" in summaries()[0]
-    assert "untouched: cfg 1 or one cond (3)" in summaries()[0]
+    assert "not cut: another node evaluates one cond alone (3 calls)" in summaries()[0]

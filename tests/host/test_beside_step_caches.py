@@ -47,7 +47,7 @@ def test_nothing_changes_when_it_skips_nothing(
     tiny, biased, with_vcut, difference, sample_cut_reference, options, name, is_before
 ):
     reference = tiny.sample(biased, **options)
-    cut = sample_cut_reference(biased, guided_steps=3, **options)
+    cut = sample_cut_reference(biased, last_guided_step=3, **options)
     for cut_step, expected in ((7, reference), (4, cut)):
         if is_before:
             model = with_vcut(_put(name, biased, 0.0), cut_step, 6)
@@ -94,7 +94,7 @@ def test_run_is_finite_and_counted_when_it_skips_around_the_cut(
 def test_skipping_after_the_cut_is_that_of_the_guider_that_cuts_itself(
     tiny, biased, with_vcut, difference, sample_cut_reference, options, name
 ):
-    reference = sample_cut_reference(_put(name, biased, 3.0), guided_steps=3, **options)
+    reference = sample_cut_reference(_put(name, biased, 3.0), last_guided_step=3, **options)
     output = tiny.sample(_put(name, with_vcut(biased, 4, 6), 3.0), **options)
     assert difference(output, reference) < 1e-5
     assert difference(output, tiny.sample(with_vcut(biased, 4, 6), **options)) > 1e-4

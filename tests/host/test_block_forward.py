@@ -1,15 +1,17 @@
 """Transformer blocks during a run: what is left out, who is let in, and that nothing stays."""
 
 import contextlib
+import copy
 
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch.utils._python_dispatch import TorchDispatchMode
-from vcut.comfy_adapter import block_forward, patch_cross_attentions, schedule_guidance
-from vcut.comfy_adapter.layers import cross_attention_blocks
+from vcut.comfy_adapter import attention_calls, with_technique
+from vcut.comfy_adapter.forwards import Forwards
+from vcut.comfy_adapter.unet_structure import transformer_blocks
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
-from vcut.vcut_core.guidance import GuidanceConfig
+from vcut.vcut_core.guidance_cut import GuidanceConfig
 
 CACHED = CrossAttentionConfig()
 REMOVED = CrossAttentionConfig(temporal="remove")
@@ -36,13 +38,13 @@ def _norms(tiny, model) -> int:
 
 
 def _blocks(tiny) -> list:
-    return [block for *_, block in cross_attention_blocks(tiny.model.model.diffusion_model)]
+    return [block for *_, block in transformer_blocks(tiny.model.model.diffusion_model)]
 
 
 @pytest.fixture
 def without_block_forward(monkeypatch):
     """Return a function that makes every block compute as the host wrote it, from then on."""
-    return lambda: monkeypatch.setattr(block_forward, "_has_constant", lambda *_: False)
+    return lambda: monkeypatch.setattr(attention_calls, "has_hooks", lambda module: True)
 
 
 # --- what is left out ---------------------------------------------------------------------------
@@ -51,12 +53,12 @@ def without_block_forward(monkeypatch):
 @pytest.mark.parametrize("config", [CACHED, REMOVED], ids=["cached", "remove"])
 def test_norm_of_the_query_is_not_computed_when_the_layer_is_a_constant(tiny, config):
     assert _norms(tiny, tiny.model) == NORMS
-    assert _norms(tiny, patch_cross_attentions(tiny.model, config)) == NORMS_WITHOUT_NORM2
+    assert _norms(tiny, with_technique(tiny.model, config)) == NORMS_WITHOUT_NORM2
 
 
 def test_norm_of_kept_layers_is_computed(tiny):
     config = CrossAttentionConfig(temporal="keep")
-    assert _norms(tiny, patch_cross_attentions(tiny.model, config)) == NORMS - 16
+    assert _norms(tiny, with_technique(tiny.model, config)) == NORMS - 16
 
 
 @pytest.mark.parametrize("config", [CACHED, REMOVED], ids=["cached", "remove"])
@@ -64,8 +66,8 @@ def test_norm_of_kept_layers_is_computed(tiny):
 def test_output_is_bit_equal_to_that_of_the_host_s_own_blocks(
     tiny, biased, config, cut_step, without_block_forward
 ):
-    model = patch_cross_attentions(biased, config)
-    model = schedule_guidance(model, GuidanceConfig(cut_step, 4))
+    model = with_technique(biased, config)
+    model = with_technique(model, GuidanceConfig(cut_step, 4))
     ours = tiny.sample(model, steps=4)
     without_block_forward()
     assert torch.equal(ours, tiny.sample(model, steps=4))
@@ -79,7 +81,7 @@ def test_output_is_bit_equal_to_that_of_the_host_s_own_blocks(
 def test_embedding_is_not_repeated_for_every_pixel_when_no_temporal_layer_reads_it(
     tiny, config, is_short
 ):
-    contexts = _contexts_of_temporal_blocks(tiny, patch_cross_attentions(tiny.model, config))
+    contexts = _contexts_of_temporal_blocks(tiny, with_technique(tiny.model, config))
     # 96 pixels are 12 x 12 in the latent; cond and uncond; the tiny model's embedding has 64 values
     assert contexts[0] == (2 * 12 * 12, 1, 0 if is_short else 64)
 
@@ -90,20 +92,22 @@ def test_embedding_is_whole_when_another_pack_may_read_it(tiny, name):
         "attn2_patch": lambda q, k, v, options: (q, k, v),
         "attn1_output_patch": lambda x, options: x,
     }
-    model = _with_patch(patch_cross_attentions(tiny.model, CACHED), name, patches[name])
+    model = _with_patch(with_technique(tiny.model, CACHED), name, patches[name])
     assert _contexts_of_temporal_blocks(tiny, model)[0] == (2 * 12 * 12, 1, 64)
 
 
 def test_embedding_is_whole_when_another_pack_replaced_a_layer(tiny):
-    model = patch_cross_attentions(tiny.model, CACHED)
+    model = with_technique(tiny.model, CACHED)
     path = tiny.cross_attention_paths("temporal")[0]
-    model.add_object_patch(path, model.object_patches[path].original)
+    layer = copy.deepcopy(tiny.model.get_model_object(path))
+    layer.__class__ = type("Other", (type(layer),), {})  # another pack's, which does the same
+    model.add_object_patch(path, layer)
     assert _contexts_of_temporal_blocks(tiny, model)[0] == (2 * 12 * 12, 1, 64)
 
 
 def _contexts_of_temporal_blocks(tiny, model) -> list[tuple]:
     """Return the shapes of the contexts that the temporal blocks get in one step."""
-    blocks = [b for _, kind, b in cross_attention_blocks(tiny.model.model.diffusion_model)
+    blocks = [b for _, kind, b in transformer_blocks(tiny.model.model.diffusion_model)
               if kind == "temporal"]  # fmt: skip
     shapes = []
     hooks = [
@@ -138,42 +142,43 @@ def test_blocks_are_the_host_s_when_another_pack_patches_their_inside(tiny, name
         "attn2_patch": lambda q, k, v, options: (q, k, v),
     }
     patch = patches.get(name, lambda x, options: x)
-    model = _with_patch(patch_cross_attentions(tiny.model, CACHED), name, patch)
+    model = _with_patch(with_technique(tiny.model, CACHED), name, patch)
     assert _norms(tiny, model) == NORMS
 
 
 # The last is of newer hosts; this one does not call it.
 @pytest.mark.parametrize("name", ["input_block_patch", "middle_block_after_patch"])
 def test_blocks_skip_the_norm_when_another_pack_patches_only_between_them(tiny, name):
-    model = patch_cross_attentions(tiny.model, CACHED)
+    model = with_technique(tiny.model, CACHED)
     model = _with_patch(model, name, lambda value, *_options: value)
     assert _norms(tiny, model) == NORMS_WITHOUT_NORM2
 
 
 def test_failure_while_the_forwards_are_put_in_takes_all_of_them_out_again(tiny, monkeypatch):
-    unet = tiny.model.model.diffusion_model
-    found = list(cross_attention_blocks(unet))
+    install, installed = Forwards.install, []
 
-    def interrupted(_unet):
-        yield from found[:3]
-        raise KeyboardInterrupt
+    def interrupted(self, module, *arguments):
+        if len(installed) == 3:
+            raise KeyboardInterrupt
+        install(self, module, *arguments)
+        installed.append(module)
 
-    monkeypatch.setattr(block_forward, "cross_attention_blocks", interrupted)
-    with pytest.raises(KeyboardInterrupt), block_forward.constant_blocks(unet):
-        pass
-    assert not [block for *_, block in found if "forward" in vars(block)]
+    monkeypatch.setattr(Forwards, "install", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.sample(with_technique(tiny.model, CACHED), steps=1)
+    assert len(installed) == 3
+    assert not [module for module in installed if "forward" in vars(module)]
 
 
 def test_blocks_where_an_attention_is_replaced_are_the_host_s_and_no_others(tiny):
-    model = patch_cross_attentions(tiny.model, CACHED).clone()
+    model = with_technique(tiny.model, CACHED).clone()
     model.set_model_attn1_replace(lambda q, k, v, options: v, "input", 1)
     assert _norms(tiny, model) == NORMS_WITHOUT_NORM2 + 2  # the spatial and the temporal one
 
 
 @pytest.mark.parametrize("name", ["attn2", "norm2"])
 def test_hooked_layer_is_called_as_before(tiny, name):
-    model = patch_cross_attentions(tiny.model, CACHED)
-    tiny.sample(model, steps=1)  # puts the stand-ins where the hook shall go
+    model = with_technique(tiny.model, CACHED)
     block, calls = _blocks(tiny)[0], []
     hook = getattr(block, name).register_forward_hook(lambda *_: calls.append(name))
     try:
@@ -193,7 +198,7 @@ def test_forward_of_another_pack_stays_and_is_called(tiny):
 
     block.forward = forward
     try:
-        tiny.sample(patch_cross_attentions(tiny.model, CACHED), steps=2)
+        tiny.sample(with_technique(tiny.model, CACHED), steps=2)
         assert len(calls) == 2
         assert block.forward is forward
     finally:
@@ -205,7 +210,7 @@ def test_blocks_are_the_host_s_when_gradients_are_wanted(tiny):
         with torch.inference_mode(False), torch.enable_grad():
             return executor(*args, **kwargs).detach()
 
-    model = patch_cross_attentions(tiny.model, CACHED).clone()
+    model = with_technique(tiny.model, CACHED).clone()
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "easycache", with_gradients)
     assert _norms(tiny, model) == NORMS
 
@@ -223,7 +228,7 @@ def test_no_block_keeps_a_forward_when_the_run_ends(tiny, error):
             raise error("stop")
         return executor(*args, **kwargs)
 
-    model = patch_cross_attentions(tiny.model, CACHED)
+    model = with_technique(tiny.model, CACHED)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", look)
     with contextlib.nullcontext() if error is None else pytest.raises(error):
         tiny.sample(model, steps=2)

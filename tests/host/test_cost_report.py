@@ -10,16 +10,15 @@ import torch
 from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_video_model import VideoLinearCFGGuidance
 from vcut.comfy_adapter import (
-    find_cross_attentions,
-    patch_cross_attentions,
     prune_model,
     read_model,
-    schedule_guidance,
+    with_technique,
 )
+from vcut.comfy_adapter.unet_structure import find_cross_attentions
 from vcut.nodes.cost_report import CostReport
 from vcut.nodes.feature_slicer import FeatureSlicer
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
-from vcut.vcut_core.guidance import GuidanceConfig
+from vcut.vcut_core.guidance_cut import GuidanceConfig
 
 SIZE = {"width": 64, "height": 64, "video_frames": 4}
 LAYERS = 8  # cross-attentions of the small model: quicker to measure than the tiny SVD's 32
@@ -45,9 +44,9 @@ def _modes(run) -> list[tuple[str, str]]:
 def test_settings_of_both_nodes_are_read_in_either_order(small, read, is_patched_first):
     config, guidance = CrossAttentionConfig("remove"), GuidanceConfig(10, 25)
     if is_patched_first:
-        model = schedule_guidance(patch_cross_attentions(small, config), guidance)
+        model = with_technique(with_technique(small, config), guidance)
     else:
-        model = patch_cross_attentions(schedule_guidance(small, guidance), config)
+        model = with_technique(with_technique(small, guidance), config)
     run = read(model).run()
     assert _modes(run) == [("spatial", "cached"), ("temporal", "remove")]
     assert len(run.settings.replaced) == LAYERS
@@ -63,7 +62,7 @@ def test_settings_of_both_nodes_are_read_in_either_order(small, read, is_patched
     ],
 )
 def test_kept_cross_attentions_cost_what_they_cost(small, read, config, modes):
-    run = read(patch_cross_attentions(small, CrossAttentionConfig(*config))).run()
+    run = read(with_technique(small, CrossAttentionConfig(*config))).run()
     assert _modes(run) == modes
     assert (run.macs() < run.macs_without()) == bool(modes)
 
@@ -126,8 +125,8 @@ def test_weights_packed_by_quantisation_count_as_what_they_stand_for(make_small_
 
 def test_cut_by_sigma_is_found_on_the_karras_schedule(small, read):
     # Step 17 of 25 starts at 2.27 and step 16 at 3.0: 2.3 ends guidance between them.
-    run = read(schedule_guidance(small, GuidanceConfig(cut_sigma=2.3))).run()
-    assert run.plan.guided_steps == 16 and run.evaluations == 41
+    run = read(with_technique(small, GuidanceConfig(cut_sigma=2.3))).run()
+    assert run.plan.last_guided_step == 16 and run.evaluations == 41
 
 
 def test_slicer_is_a_setting_of_the_model(small):
@@ -149,7 +148,7 @@ def test_wrapper_of_another_node_is_named_and_no_line_is_promised(small, with_vc
     model = EasyCacheNode.execute(with_vcut(small), 0.2, 0.15, 0.95, False).result[0]
     report = _report(model)
     assert "Not counted, put on this model by other nodes: wrapper easycache." in report
-    assert "should say" not in report
+    assert "after the run:" not in report
 
 
 def test_guidance_node_of_the_stock_workflow_leaves_the_promise(small, with_vcut):
@@ -168,16 +167,16 @@ def test_cross_attention_that_another_node_replaces_is_not_ours(
     model.set_model_attn2_replace(lambda q, k, v, extra: v, *place)
     reading = read(model)
     assert len(reading.settings.replaced) == LAYERS - count
-    assert reading.beside == ("attn2",)
+    assert reading.other_patches == ("attn2",)
 
 
 def test_layer_of_another_pack_is_named_and_counted_as_the_models_own(small, read):
     model = small.clone()
     path, _kind = find_cross_attentions(model.model.diffusion_model)[0]
     model.add_object_patch(path, torch.nn.Identity())
-    reading = read(patch_cross_attentions(model, CrossAttentionConfig()))
+    reading = read(with_technique(model, CrossAttentionConfig()))
     assert len(reading.settings.replaced) == LAYERS - 1
-    assert reading.beside == ("1 cross-attentions of its own",)
+    assert reading.other_patches == ("1 cross-attentions of another pack",)
 
 
 # --- the node ---------------------------------------------------------------------------------

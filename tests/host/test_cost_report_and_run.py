@@ -1,17 +1,18 @@
 """VCUT Cost Report beside real runs: a run does what the report said, or its line shows it."""
 
+import re
+
 import pytest
-from vcut.comfy_adapter import SamplingRun, patch_cross_attentions, schedule_guidance
+from vcut.comfy_adapter import with_technique
+from vcut.comfy_adapter.sampling_run import SamplingRun
 from vcut.nodes.cost_report import CostReport
-from vcut.vcut_core.cross_attention import CrossAttentionConfig, ValueCache
-from vcut.vcut_core.guidance import GuidanceConfig, GuidancePlan
+from vcut.vcut_core.cross_attention import AffineOutputCache, CrossAttentionConfig
+from vcut.vcut_core.guidance_cut import GuidanceConfig, GuidancePlan
 
 
 @pytest.fixture(scope="module")
 def vcut(tiny):
-    return schedule_guidance(
-        patch_cross_attentions(tiny.model, CrossAttentionConfig()), GuidanceConfig()
-    )
+    return with_technique(with_technique(tiny.model, CrossAttentionConfig()), GuidanceConfig())
 
 
 def _report(model, steps: int = 25) -> str:
@@ -19,13 +20,13 @@ def _report(model, steps: int = 25) -> str:
 
 
 def _expected_counts(report: str) -> str:
-    (line,) = (line for line in report.splitlines() if "should say: " in line)
-    return line.partition("should say: ")[2]
+    (line,) = (line for line in report.splitlines() if "after the run: " in line)
+    return line.partition("after the run: ")[2]
 
 
 def _counts(line: str) -> str:
-    """Return a summary line without its name and its seconds."""
-    return line.removeprefix("VCUT: ").rpartition("; ")[0]
+    """Return a summary line without its name, and without its seconds and what follows them."""
+    return re.sub(r"; \d+\.\d s.*", "", line.removeprefix("VCUT: "))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,8 @@ def test_run_counts_what_the_report_said(
     report_run = SamplingRun.report
 
     def note(run):
-        cached_bytes.append(run.cache.nbytes())
+        counts = run.counts.data()["techniques"]["cross_attention"]
+        cached_bytes.append(counts["cache_bytes"])
         report_run(run)
 
     monkeypatch.setattr(SamplingRun, "report", note)
@@ -75,10 +77,12 @@ def test_summary_differs_from_the_report_when_the_cut_is_ignored(
 def test_summary_differs_from_the_report_when_values_are_computed_in_each_step(
     tiny, vcut, summaries, monkeypatch
 ):
-    get = ValueCache.get
-    monkeypatch.setattr(ValueCache, "get", lambda cache, key, evaluate: get(cache, None, evaluate))
+    get = AffineOutputCache.get
+    monkeypatch.setattr(
+        AffineOutputCache, "get", lambda cache, key, evaluate: get(cache, None, evaluate)
+    )
     report = _report(vcut)
     tiny.sample(vcut, steps=25)
-    assert "64 affine maps evaluated, 736 reused" in report
-    assert "800 affine maps evaluated, 0 reused" in summaries()[-1]  # 25 steps of 32 layers
+    assert "cross-attention: 64 computed, 736 from cache" in report
+    assert "cross-attention: 800 computed, 0 from cache" in summaries()[-1]  # 25 steps of 32 layers
     assert _counts(summaries()[-1]) != _expected_counts(report)

@@ -7,7 +7,7 @@ import node_helpers
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
-from vcut.comfy_adapter import patch_cross_attentions
+from vcut.comfy_adapter import with_technique
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 
 SAMPLERS = ("euler", "heun", "dpmpp_2m_sde", "uni_pc")
@@ -27,7 +27,7 @@ def _zeros(module, args, kwargs, output):
 def test_cached_equals_the_unpatched_model_when_run_for_25_steps(tiny, biased, difference, sampler):
     conditioning = tiny.conditioning(frames=2)
     unpatched = tiny.sample(biased, sampler=sampler, conditioning=conditioning)
-    model = patch_cross_attentions(biased, CACHED)
+    model = with_technique(biased, CACHED)
     cached = tiny.sample(model, sampler=sampler, conditioning=conditioning)
     assert difference(cached, unpatched) < 1e-5
 
@@ -37,19 +37,19 @@ def test_remove_equals_zeros_from_every_temporal_layer(tiny, biased, difference,
     conditioning = tiny.conditioning(frames=2)
     with tiny.hooked(_zeros, "temporal"):
         reference = tiny.sample(biased, sampler=sampler, conditioning=conditioning)
-    model = patch_cross_attentions(biased, REMOVED)
+    model = with_technique(biased, REMOVED)
     removed = tiny.sample(model, sampler=sampler, conditioning=conditioning)
     assert difference(removed, reference) < 1e-5
 
 
 def test_remove_changes_the_picture_when_compared_with_cached(tiny, biased, difference):
-    cached = tiny.sample(patch_cross_attentions(biased, CACHED), steps=4)
-    removed = tiny.sample(patch_cross_attentions(biased, REMOVED), steps=4)
+    cached = tiny.sample(with_technique(biased, CACHED), steps=4)
+    removed = tiny.sample(with_technique(biased, REMOVED), steps=4)
     assert difference(removed, cached) > 1e-2
 
 
 def test_output_is_bit_equal_when_both_kinds_are_kept(tiny, biased):
-    kept = tiny.sample(patch_cross_attentions(biased, KEPT), steps=4)
+    kept = tiny.sample(with_technique(biased, KEPT), steps=4)
     assert torch.equal(kept, tiny.sample(biased, steps=4))
 
 
@@ -58,23 +58,23 @@ def test_one_kind_alone_is_cached_when_the_other_is_kept(
     tiny, biased, difference, summaries, temporal, spatial
 ):
     config = CrossAttentionConfig(temporal, spatial)
-    output = tiny.sample(patch_cross_attentions(biased, config), steps=4)
+    output = tiny.sample(with_technique(biased, config), steps=4)
     assert difference(output, tiny.sample(biased, steps=4)) < 1e-5
     # 16 layers; evaluated in step 1, reused in steps 2 to 4
-    assert "16 affine maps evaluated, 48 reused;" in summaries()[0]
+    assert "cross-attention: 16 computed, 48 from cache;" in summaries()[0]
 
 
 def test_last_config_wins_when_applied_twice(tiny, biased):
-    first = patch_cross_attentions(biased, CACHED)
+    first = with_technique(biased, CACHED)
     tiny.sample(first, steps=1)  # leaves the first one's layers in the shared model
-    twice = tiny.sample(patch_cross_attentions(first, REMOVED), steps=4)
-    assert torch.equal(twice, tiny.sample(patch_cross_attentions(biased, REMOVED), steps=4))
+    twice = tiny.sample(with_technique(first, REMOVED), steps=4)
+    assert torch.equal(twice, tiny.sample(with_technique(biased, REMOVED), steps=4))
 
 
 def test_nothing_is_left_when_keep_follows_remove(tiny, biased):
-    first = patch_cross_attentions(biased, REMOVED)
+    first = with_technique(biased, REMOVED)
     tiny.sample(first, steps=1)
-    kept = patch_cross_attentions(first, KEPT)
+    kept = with_technique(first, KEPT)
     assert kept.object_patches == {}
     assert torch.equal(tiny.sample(kept, steps=4), tiny.sample(biased, steps=4))
 
@@ -83,37 +83,38 @@ def test_nothing_is_left_when_keep_follows_remove(tiny, biased):
 
 
 def test_each_affine_map_is_evaluated_once_when_conds_share_a_call(tiny, summaries):
-    tiny.sample(patch_cross_attentions(tiny.model, CACHED), steps=4)
+    tiny.sample(with_technique(tiny.model, CACHED), steps=4)
     # 32 layers: evaluated in step 1, reused in steps 2 to 4
-    assert "32 affine maps evaluated, 96 reused;" in summaries()[0]
+    assert "cross-attention: 32 computed, 96 from cache;" in summaries()[0]
 
 
 def test_each_affine_map_is_evaluated_once_a_branch_when_conds_are_split(
     tiny, traced, summaries, split_conds
 ):
-    model, trace = traced(patch_cross_attentions(tiny.model, CACHED))
+    model, trace = traced(with_technique(tiny.model, CACHED))
     tiny.sample(model, steps=4)
     assert trace == [[1], [0]] * 4  # or the test would not test a split
     # 32 layers x 2 branches in step 1, reused in steps 2 to 4
-    assert "8 of 8 UNet evaluations; 64 affine maps evaluated, 192 reused;" in summaries()[0]
+    line = summaries()[0]
+    assert "8 of 8 UNet evaluations; cross-attention: 64 computed, 192 from cache;" in line
 
 
 def test_conds_that_are_split_give_the_same_picture(tiny, biased, difference, split_conds):
-    split = tiny.sample(patch_cross_attentions(biased, CACHED), steps=4)
+    split = tiny.sample(with_technique(biased, CACHED), steps=4)
     assert difference(split, tiny.sample(biased, steps=4)) < 1e-5
 
 
 def test_split_conds_equal_batched_ones(tiny, biased, difference, monkeypatch):
-    model = patch_cross_attentions(biased, CACHED)
+    model = with_technique(biased, CACHED)
     batched = tiny.sample(model, steps=4)
     monkeypatch.setattr(tiny.model.model, "memory_required", lambda *args, **kwargs: 1e30)
     assert difference(tiny.sample(model, steps=4), batched) < 1e-5
 
 
 def test_removed_layers_are_counted_when_the_run_ends(tiny, summaries):
-    tiny.sample(patch_cross_attentions(tiny.model, REMOVED), steps=4)
+    tiny.sample(with_technique(tiny.model, REMOVED), steps=4)
     # 16 spatial maps once, then 3 times reused; 16 temporal layers removed in each of 4 steps
-    assert "16 affine maps evaluated, 48 reused, 64 removed;" in summaries()[0]
+    assert "cross-attention: 16 computed, 48 from cache, 64 removed;" in summaries()[0]
 
 
 # --- embeddings of other shapes ---------------------------------------------------------------
@@ -126,11 +127,12 @@ def test_several_embedding_tokens_compute_what_the_model_would(tiny, summaries, 
     hooked_kinds = ("temporal",) if config is REMOVED else ()
     with tiny.hooked(_zeros, *hooked_kinds):
         reference = tiny.sample(steps=4, conditioning=conditioning)
-    model = patch_cross_attentions(tiny.model, config)
+    model = with_technique(tiny.model, config)
     output = tiny.sample(model, steps=4, conditioning=conditioning)
     assert torch.equal(output, reference)
     layers = 16 if config is REMOVED else 32
-    assert f"untouched: cross-attention over several tokens ({layers * 4})" in summaries()[0]
+    reason = "cross-attention computed in full: several image tokens"
+    assert f"{reason} ({layers * 4} calls)" in summaries()[0]
 
 
 def test_each_frame_keeps_its_own_embedding_when_the_batch_has_one_for_each(
@@ -141,7 +143,7 @@ def test_each_frame_keeps_its_own_embedding_when_the_batch_has_one_for_each(
     _, negative, latent = pictures[0]
     conditioning = ([[embeddings, pictures[0][0][0][1]]], negative, latent)
     reference = tiny.sample(biased, steps=4, conditioning=conditioning)
-    model = patch_cross_attentions(biased, CACHED)
+    model = with_technique(biased, CACHED)
     assert difference(tiny.sample(model, steps=4, conditioning=conditioning), reference) < 1e-5
 
 
@@ -155,7 +157,7 @@ def test_temporal_layers_follow_their_own_embedding_when_a_cond_has_two(tiny, bi
     conditioning = (both, none, latent)
     reference = tiny.sample(biased, steps=4, conditioning=conditioning)
     assert difference(reference, tiny.sample(biased, steps=4)) > 1e-4
-    model = patch_cross_attentions(biased, CACHED)
+    model = with_technique(biased, CACHED)
     assert difference(tiny.sample(model, steps=4, conditioning=conditioning), reference) < 1e-5
 
 
@@ -163,9 +165,9 @@ def test_two_pictures_in_one_cond_are_kept_apart(tiny, biased, difference, summa
     positive, negative, latent = tiny.conditioning()
     conditioning = (positive + tiny.conditioning(seed=5)[0], negative, latent)
     reference = tiny.sample(biased, steps=4, conditioning=conditioning)
-    model = patch_cross_attentions(biased, CACHED)
+    model = with_technique(biased, CACHED)
     assert difference(tiny.sample(model, steps=4, conditioning=conditioning), reference) < 1e-5
-    assert "12 of 12 UNet evaluations; 32 affine maps evaluated" in summaries()[0]
+    assert "12 of 12 UNet evaluations; cross-attention: 32 computed" in summaries()[0]
 
 
 # --- other packs ------------------------------------------------------------------------------
@@ -185,7 +187,7 @@ def test_attn2_patch_of_another_pack_gets_and_does_what_it_did(tiny, biased, dif
     seen, seen_beside_vcut = [], []
     reference_model = biased.clone()
     reference_model.set_model_attn2_patch(_recording_attn2_patch(seen))
-    model = patch_cross_attentions(biased, CACHED)
+    model = with_technique(biased, CACHED)
     model.set_model_attn2_patch(_recording_attn2_patch(seen_beside_vcut))
     reference = tiny.sample(reference_model, steps=3)
     assert difference(tiny.sample(model, steps=3), reference) < 1e-5
@@ -204,7 +206,7 @@ def test_attn2_patch_is_never_stale_when_it_changes_the_context_by_step(tiny, bi
     reference_model = biased.clone()
     reference_model.set_model_attn2_patch(patch)
     reference = tiny.sample(reference_model, steps=3)
-    model = patch_cross_attentions(reference_model, CACHED)
+    model = with_technique(reference_model, CACHED)
     assert difference(tiny.sample(model, steps=3), reference) < 1e-5
 
 
@@ -223,7 +225,7 @@ def test_attn2_output_patch_of_another_pack_may_write_in_place(tiny, biased, con
     conditioning = tiny.conditioning(frames=frames, size=size)
     outputs = []
     for patch in (_in_place, _out_of_place):
-        model = patch_cross_attentions(biased, config)
+        model = with_technique(biased, config)
         model.set_model_attn2_output_patch(patch)
         outputs.append(tiny.sample(model, steps=3, conditioning=conditioning))
     assert torch.equal(*outputs)
@@ -233,7 +235,7 @@ def test_attn2_output_patch_of_another_pack_does_what_it_did(tiny, biased, diffe
     reference_model = biased.clone()
     reference_model.set_model_attn2_output_patch(_in_place)
     reference = tiny.sample(reference_model, steps=3)
-    model = patch_cross_attentions(reference_model, CACHED)
+    model = with_technique(reference_model, CACHED)
     assert difference(tiny.sample(model, steps=3), reference) < 1e-5
     assert difference(reference, tiny.sample(biased, steps=3)) > 1e-4
 
@@ -251,11 +253,11 @@ def test_attn2_replacement_of_another_pack_bypasses_vcut_and_is_named(
     reference_model.set_model_attn2_replace(replacement, "middle", 0)
     reference = tiny.sample(reference_model, steps=4)
     assert difference(reference, tiny.sample(biased, steps=4)) > 1e-4
-    model = patch_cross_attentions(reference_model, CACHED)
+    model = with_technique(reference_model, CACHED)
     assert difference(tiny.sample(model, steps=4), reference) < 1e-5
     # The middle block's spatial and temporal layer share one key: 2 calls in each of 4 steps.
     assert calls == [("middle", 0)] * 16  # 8 in each of the two runs
-    assert "untouched: cross-attention replaced by another pack (8)" in summaries()[0]
+    assert "cross-attention not cached: another pack replaces it (8 calls)" in summaries()[0]
 
 
 class Doubled(torch.nn.Module):
@@ -277,7 +279,7 @@ def test_layer_that_another_pack_put_in_place_keeps_its_effect(tiny, biased, dif
     foreign.add_object_patch(path, Doubled(biased.get_model_object(path)))
     reference = tiny.sample(foreign, steps=3)
     assert difference(reference, tiny.sample(biased, steps=3)) > 1e-4
-    model = patch_cross_attentions(patch_cross_attentions(foreign, CACHED), CACHED)
+    model = with_technique(with_technique(foreign, CACHED), CACHED)
     assert difference(tiny.sample(model, steps=3), reference) < 1e-5
 
 
@@ -285,7 +287,7 @@ def test_layer_that_another_pack_put_in_place_returns_when_vcut_keeps(tiny, bias
     path = tiny.cross_attention_paths("temporal")[0]
     foreign = biased.clone()
     foreign.add_object_patch(path, Doubled(biased.get_model_object(path)))
-    kept = patch_cross_attentions(patch_cross_attentions(foreign, REMOVED), KEPT)
+    kept = with_technique(with_technique(foreign, REMOVED), KEPT)
     assert torch.equal(tiny.sample(kept, steps=3), tiny.sample(foreign, steps=3))
 
 
@@ -300,9 +302,9 @@ def _with_lora(model, lora):
 
 def test_lora_is_effective_and_equal_when_before_and_after_the_node(tiny, lora, difference):
     reference = tiny.sample(_with_lora(tiny.model, lora), steps=4)
-    before = tiny.sample(patch_cross_attentions(_with_lora(tiny.model, lora), CACHED), steps=4)
+    before = tiny.sample(with_technique(_with_lora(tiny.model, lora), CACHED), steps=4)
     # VCUT's layers are in the shared model now, so this LoRA must find its keys in them.
-    after = tiny.sample(_with_lora(patch_cross_attentions(tiny.model, CACHED), lora), steps=4)
+    after = tiny.sample(_with_lora(with_technique(tiny.model, CACHED), lora), steps=4)
     assert torch.equal(before, after)
     assert difference(before, reference) < 1e-5
     assert difference(before, tiny.sample(steps=4)) > 1e-3
@@ -314,7 +316,7 @@ def test_unpatched_model_is_bit_equal_when_loras_stood_on_both_sides(tiny, lora,
     reference = tiny.sample(twice, steps=4)
     below = _with_lora(tiny.model, lora)
     tiny.sample(below, steps=1)
-    middle = patch_cross_attentions(below, CACHED)
+    middle = with_technique(below, CACHED)
     tiny.sample(middle, steps=1)
     stacked = tiny.sample(_with_lora(middle, lora), steps=4)
     assert difference(stacked, reference) < 1e-5
@@ -324,12 +326,9 @@ def test_unpatched_model_is_bit_equal_when_loras_stood_on_both_sides(tiny, lora,
 def test_weights_keep_their_names_and_number_when_vcut_is_loaded(tiny):
     tiny.sample(steps=1)
     before = {name: value.shape for name, value in tiny.model.model.state_dict().items()}
-    tiny.sample(patch_cross_attentions(tiny.model, REMOVED), steps=1)
+    tiny.sample(with_technique(tiny.model, REMOVED), steps=1)
     loaded = tiny.model.model
     after = {name: value.shape for name, value in loaded.state_dict().items()}
-    assert type(loaded.diffusion_model.middle_block[1].time_stack[0].attn2).__name__ != (
-        "CrossAttention"
-    )
     assert after == before
 
 
@@ -343,5 +342,5 @@ def test_embedding_that_a_function_wrapper_changes_by_step_is_never_stale(tiny, 
     model.set_model_unet_function_wrapper(change_by_step)
     unpatched = tiny.sample(model, steps=4)
     assert difference(unpatched, tiny.sample(biased, steps=4)) > 1e-2
-    cached = tiny.sample(patch_cross_attentions(model, CACHED), steps=4)
+    cached = tiny.sample(with_technique(model, CACHED), steps=4)
     assert difference(cached, unpatched) < 1e-5

@@ -1,14 +1,16 @@
 """VCUT Feature Slicer in the real ComfyUI: the same picture, in slices, and nothing left behind."""
 
+import re
+
 import comfy.model_management as management
 import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules import openaimodel
 from comfy.ldm.modules.diffusionmodules.openaimodel import VideoResBlock
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from vcut.comfy_adapter import prune_model, slice_features
-from vcut.comfy_adapter.run_slicing import RunSlicing
-from vcut.comfy_adapter.slicing import MemoryEstimate
+from vcut.comfy_adapter import prune_model, with_technique
+from vcut.comfy_adapter.deferred_concat import DeferredConcat
+from vcut.comfy_adapter.memory_estimate import MemoryEstimate
 from vcut.nodes.feature_slicer import FeatureSlicer
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.feature_slicing import SCOPES, SlicingConfig
@@ -78,7 +80,7 @@ def test_other_numbers_of_frames_are_exact(tiny, small, difference, frames):
 
 def test_one_slice_is_off(small, sample, expected, summaries):
     assert torch.equal(sample(sliced(small, slices=1)), expected)
-    assert "slicing everything: off (as set)" in summaries()[-1]
+    assert "slicing: off (as set)" in summaries()[-1]
 
 
 def test_half_precision_stays_close(tiny, make_small_svd, conditioning, difference):
@@ -176,7 +178,7 @@ def test_second_run_is_bit_equal(small, sample):
 
 def test_last_node_wins_when_two_follow_each_other(small, sample, summaries):
     sample(sliced(sliced(small, "everything", 8), "blocks", 2))
-    assert "slicing blocks: 2 slices (as set)" in summaries()[-1]
+    assert "slicing: blocks in 2 slices (as set)" in summaries()[-1]
 
 
 # --- beside VCUT's other nodes --------------------------------------------------------------------
@@ -194,8 +196,8 @@ def test_both_nodes_in_any_order_are_exact(
     ):
         assert difference(sample(model), reference) < EXACT
         assert "3 of 4 UNet evaluations" in summaries()[-1]
-        assert f"slicing {scope}: 4 slices" in summaries()[-1]
-        assert "untouched" not in summaries()[-1]
+        assert f"slicing: {scope} in 4 slices" in summaries()[-1]
+        assert "another pack" not in summaries()[-1]
 
 
 def test_pruned_model_is_exact(tiny, make_small_svd, sample, expected, difference):
@@ -240,7 +242,7 @@ def test_patches_of_other_packs_get_what_they_got(
     assert difference(sample(sliced(patched)), reference) < EXACT
     assert seen == without
     is_inside = kind not in ("input_block_patch", "output_block_patch")
-    steps_aside = "slicing of a block that another pack has patched" in summaries()[-1]
+    steps_aside = "block not sliced: another pack patches it" in summaries()[-1]
     assert steps_aside == is_inside
 
 
@@ -262,7 +264,7 @@ def test_replacement_of_one_block_leaves_the_others_sliced(
     assert difference(sample(sliced(model)), reference) < EXACT
     assert seen == without
     # The spatial and the temporal block of one place, in each of two steps.
-    assert "slicing of a block that another pack has patched (4)" in summaries()[-1]
+    assert "block not sliced: another pack patches it (4 calls)" in summaries()[-1]
 
 
 def test_layer_that_a_slice_calls_is_counted_once(small, sample, with_vcut, summaries, tiny):
@@ -270,12 +272,12 @@ def test_layer_that_a_slice_calls_is_counted_once(small, sample, with_vcut, summ
     options = {"conditioning": tiny.conditioning(frames=FRAMES, pictures=2)}
     for model in (with_vcut(small), sliced(with_vcut(small))):
         sample(model, **options)
-    whole, in_slices = (line.rpartition("untouched: ")[2] for line in summaries()[-2:])
-    assert "cross-attention over several tokens" in whole
-    assert in_slices.rpartition(";")[0] == whole.rpartition(";")[0]
+    reason = r"cross-attention computed in full: several image tokens \(\d+ calls\)"
+    whole, in_slices = (re.findall(reason, line) for line in summaries()[-2:])
+    assert whole and in_slices == whole
 
 
-def test_nothing_is_handed_over_past_a_patch_that_is_offered_it_first(small, sample, difference):
+def test_no_concat_is_deferred_past_a_patch_that_is_offered_it_first(small, sample, difference):
     # Newer hosts offer a residual block's input to it; this one's other layers' alone.
     seen = []
 
@@ -286,13 +288,13 @@ def test_nothing_is_handed_over_past_a_patch_that_is_offered_it_first(small, sam
     patched = small.clone()
     patched.set_model_patch((torch.nn.Conv2d, handler), "forward_timestep_embed_patch")
     reference = sample(patched)
-    handed, hand_over = [], RunSlicing.hand_over
+    deferred, defer = [], DeferredConcat.defer
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunSlicing, "hand_over", lambda *a: (handed.append(a), hand_over(*a))[1])
+        patch.setattr(DeferredConcat, "defer", lambda *a: (deferred.append(a), defer(*a))[1])
         assert difference(sample(sliced(patched)), reference) < EXACT
-        assert not handed
+        assert not deferred
         sample(sliced(small))
-        assert handed
+        assert deferred
     assert seen
 
 
@@ -419,6 +421,6 @@ def test_wrong_inputs_are_one_sentence(small, slices, scope):
 
 
 def test_settings_hang_on_the_clone_alone(small):
-    clone = slice_features(small, SlicingConfig(4, "everything"))
-    assert clone.model_options["transformer_options"]["vcut"]["slicing"].slices == 4
+    clone = with_technique(small, SlicingConfig(4, "everything"))
+    assert clone.model_options["transformer_options"]["vcut"].configs["slicing"].slices == 4
     assert "vcut" not in small.model_options["transformer_options"]

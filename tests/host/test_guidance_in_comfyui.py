@@ -10,9 +10,10 @@ import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_video_model import VideoLinearCFGGuidance
-from vcut.comfy_adapter import patch_cross_attentions, schedule_guidance
+from vcut.comfy_adapter import with_technique
+from vcut.tests.support.summaries import without_seconds
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
-from vcut.vcut_core.guidance import GuidanceConfig
+from vcut.vcut_core.guidance_cut import GuidanceConfig
 
 GUIDED, UNGUIDED = [1, 0], [0]
 
@@ -63,7 +64,7 @@ def _scaled(conditioning, scale):
 def test_steps_from_the_cut_on_are_unguided_when_the_run_has_25(
     tiny, traced, summaries, cut_step, evaluations
 ):
-    model, trace = traced(schedule_guidance(tiny.model, GuidanceConfig(cut_step, 25)))
+    model, trace = traced(with_technique(tiny.model, GuidanceConfig(cut_step, 25)))
     tiny.sample(model, steps=25)
     assert trace == [GUIDED] * (cut_step - 1) + [UNGUIDED] * (26 - cut_step)
     assert sum(map(len, trace)) == evaluations
@@ -71,18 +72,18 @@ def test_steps_from_the_cut_on_are_unguided_when_the_run_has_25(
 
 
 def test_cut_moves_in_proportion_when_the_run_has_20_steps(tiny, traced, summaries):
-    model, trace = traced(schedule_guidance(tiny.model, GuidanceConfig(17, 25)))
+    model, trace = traced(with_technique(tiny.model, GuidanceConfig(17, 25)))
     tiny.sample(model, steps=20)
     assert trace == [GUIDED] * 13 + [UNGUIDED] * 7  # 16 x 20 / 25 = 12.8, rounded
-    assert "guided 1-13 of 20, cut at step 14" in summaries()[0]
+    assert "guided 13 of 20 steps; " in summaries()[0] and "cut at step 14 " in summaries()[0]
 
 
 def test_output_is_bit_equal_when_the_cut_is_above_the_steps(tiny, unpatched, traced, summaries):
-    model, trace = traced(schedule_guidance(tiny.model, GuidanceConfig(26, 25)))
+    model, trace = traced(with_technique(tiny.model, GuidanceConfig(26, 25)))
     output = tiny.sample(model, steps=25)
     assert trace == [GUIDED] * 25
     assert torch.equal(output, unpatched)
-    assert "guided 1-25 of 25, no cut in this run" in summaries()[0]
+    assert "guided 25 of 25 steps; " in summaries()[0] and "no cut in this run" in summaries()[0]
 
 
 @pytest.mark.parametrize("cut_step", [7, 9])
@@ -90,21 +91,21 @@ def test_guidance_begins_late_when_there_is_a_start_step(
     tiny, biased, traced, difference, sample_cut_reference, cut_step
 ):
     config = GuidanceConfig(cut_step, 8, "none", start_step=4)
-    model, trace = traced(schedule_guidance(biased, config))
+    model, trace = traced(with_technique(biased, config))
     output = tiny.sample(model, steps=8)
     assert trace == [UNGUIDED] * 3 + [GUIDED] * (cut_step - 4) + [UNGUIDED] * (9 - cut_step)
     reference = sample_cut_reference(
-        biased, steps=8, late_steps=3, guided_steps=cut_step - 1, scale=0.0
+        biased, steps=8, num_unguided_first=3, last_guided_step=cut_step - 1, scale=0.0
     )
     assert difference(output, reference) < 1e-5
 
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_no_step_is_guided_when_the_cut_is_at_1(tiny, traced, summaries, steps):
-    model, trace = traced(schedule_guidance(tiny.model, GuidanceConfig(1, 25)))
+    model, trace = traced(with_technique(tiny.model, GuidanceConfig(1, 25)))
     tiny.sample(model, steps=steps)
     assert trace == [UNGUIDED] * steps
-    assert f"guided 0 of {steps}, cut at step 1" in summaries()[0]
+    assert f"guided 0 of {steps} steps; " in summaries()[0] and "cut at step 1 " in summaries()[0]
 
 
 # Steps 1-3 of 6 are guided. heun evaluates at both ends of a step, so the second evaluation of
@@ -115,13 +116,13 @@ def test_no_step_is_guided_when_the_cut_is_at_1(tiny, traced, summaries, steps):
 def test_steps_are_counted_by_sigma_when_a_sampler_evaluates_twice_a_step(
     tiny, traced, sampler, guided, unguided
 ):
-    model, trace = traced(schedule_guidance(tiny.model, GuidanceConfig(4, 6)))
+    model, trace = traced(with_technique(tiny.model, GuidanceConfig(4, 6)))
     tiny.sample(model, steps=6, sampler=sampler, conditioning=tiny.conditioning(frames=2))
     assert trace == [GUIDED] * guided + [UNGUIDED] * unguided
 
 
 def test_conds_that_are_split_save_the_same_evaluations(tiny, traced, summaries, split_conds):
-    model, trace = traced(schedule_guidance(tiny.model, GuidanceConfig(5, 8)))
+    model, trace = traced(with_technique(tiny.model, GuidanceConfig(5, 8)))
     tiny.sample(model, steps=8)
     assert trace == [[1], [0]] * 4 + [[0]] * 4
     assert "12 of 16 UNet evaluations" in summaries()[0]
@@ -133,7 +134,7 @@ def test_only_evaluations_that_would_have_been_count_as_saved(tiny, traced, summ
     conditioning = (positive, ends_early, latent)
     unpatched, whole = traced(tiny.model)
     tiny.sample(unpatched, steps=8, conditioning=conditioning)
-    model, trace = traced(schedule_guidance(tiny.model, GuidanceConfig(3, 8)))
+    model, trace = traced(with_technique(tiny.model, GuidanceConfig(3, 8)))
     tiny.sample(model, steps=8, conditioning=conditioning)
     assert [0] in whole and GUIDED in whole  # the negative really ends within the run
     done, total = sum(map(len, trace)), sum(map(len, whole))
@@ -145,13 +146,13 @@ def test_only_evaluations_that_would_have_been_count_as_saved(tiny, traced, summ
 
 def test_output_is_that_of_cond_alone_after_the_cut_when_positive(tiny, biased, sample_cut):
     config = GuidanceConfig(5, 8, "positive")
-    output = tiny.sample(schedule_guidance(biased, config), steps=8)
+    output = tiny.sample(with_technique(biased, config), steps=8)
     assert torch.equal(output, sample_cut(biased))
 
 
 @pytest.mark.parametrize(("after_cut", "scale"), [("positive", 1), ("average", 0.5), ("none", 0)])
 def test_embedding_is_scaled_after_the_cut_and_nothing_else(tiny, biased, after_cut, scale):
-    model = schedule_guidance(biased, GuidanceConfig(1, 25, after_cut))
+    model = with_technique(biased, GuidanceConfig(1, 25, after_cut))
     conditioning = _scaled(tiny.conditioning(), scale)
     reference = tiny.sample(biased, steps=4, cfg=1.0, conditioning=conditioning)
     assert torch.equal(tiny.sample(model, steps=4), reference)
@@ -172,9 +173,9 @@ def test_every_layer_averages_its_two_outputs_after_the_cut(
 
     with tiny.hooked(average, "spatial", "temporal"):
         reference = sample_cut(biased)
-    model = schedule_guidance(biased, GuidanceConfig(5, 8, "average"))
+    model = with_technique(biased, GuidanceConfig(5, 8, "average"))
     if is_cached:
-        model = patch_cross_attentions(model, CrossAttentionConfig())
+        model = with_technique(model, CrossAttentionConfig())
     output = tiny.sample(model, steps=8)
     assert difference(output, reference) < 1e-5
     assert difference(output, sample_cut(biased)) > 1e-4
@@ -187,10 +188,10 @@ def test_linear_guidance_returns_the_conditional_prediction_after_the_cut(
 ):
     config = GuidanceConfig(5, 8, "positive")
     if is_scheduled_first:
-        (model,) = VideoLinearCFGGuidance().patch(schedule_guidance(biased, config), min_cfg)
+        (model,) = VideoLinearCFGGuidance().patch(with_technique(biased, config), min_cfg)
     else:
         (model,) = VideoLinearCFGGuidance().patch(biased, min_cfg)
-        model = schedule_guidance(model, config)
+        model = with_technique(model, config)
     (linear,) = VideoLinearCFGGuidance().patch(biased, min_cfg)
     # Not bit-equal: the host hands guidance functions x - cond and takes that from x again.
     assert difference(tiny.sample(model, steps=8), sample_cut(linear)) < 1e-5
@@ -200,14 +201,14 @@ def test_min_cfg_has_no_effect_when_never_guided(tiny):
     outputs = []
     for min_cfg in (1.0, 2.5):
         (linear,) = VideoLinearCFGGuidance().patch(tiny.model, min_cfg)
-        model = schedule_guidance(linear, GuidanceConfig(1, 25, "positive"))
+        model = with_technique(linear, GuidanceConfig(1, 25, "positive"))
         outputs.append(tiny.sample(model, steps=4, cfg=4.0))
     assert torch.equal(*outputs)
 
 
 def test_conds_that_are_split_give_the_same_picture_when_cut(tiny, biased, difference, monkeypatch):
-    model = schedule_guidance(biased, GuidanceConfig(5, 8))
-    model = patch_cross_attentions(model, CrossAttentionConfig())
+    model = with_technique(biased, GuidanceConfig(5, 8))
+    model = with_technique(model, CrossAttentionConfig())
     batched = tiny.sample(model, steps=8)
     monkeypatch.setattr(tiny.model.model, "memory_required", lambda *args, **kwargs: 1e30)
     assert difference(tiny.sample(model, steps=8), batched) < 1e-5
@@ -218,41 +219,41 @@ def test_conds_that_are_split_give_the_same_picture_when_cut(tiny, biased, diffe
 
 def test_both_nodes_are_bit_equal_when_in_either_order(tiny, biased, summaries):
     layers, guidance = CrossAttentionConfig("remove"), GuidanceConfig(5, 8)
-    one = schedule_guidance(patch_cross_attentions(biased, layers), guidance)
-    other = patch_cross_attentions(schedule_guidance(biased, guidance), layers)
+    one = with_technique(with_technique(biased, layers), guidance)
+    other = with_technique(with_technique(biased, guidance), layers)
     assert torch.equal(tiny.sample(one, steps=8), tiny.sample(other, steps=8))
-    first, second = (line.rpartition(";")[0] for line in summaries())  # without the seconds
+    first, second = (without_seconds(line) for line in summaries())
     assert first == second
 
 
 def test_each_affine_map_is_evaluated_once_a_branch_when_cut(tiny, summaries):
-    model = schedule_guidance(tiny.model, GuidanceConfig(17, 25))
-    tiny.sample(patch_cross_attentions(model, CrossAttentionConfig()), steps=25)
+    model = with_technique(tiny.model, GuidanceConfig(17, 25))
+    tiny.sample(with_technique(model, CrossAttentionConfig()), steps=25)
     # 32 layers for cond and uncond together in step 1 and 32 for the averaged cond in step 17;
     # reused in the other 15 + 8 steps: 32 x 23
     assert "41 of 50 UNet evaluations;" in summaries()[0]
-    assert "; 64 affine maps evaluated, 736 reused;" in summaries()[0]
+    assert "; cross-attention: 64 computed, 736 from cache;" in summaries()[0]
 
 
 def test_each_affine_map_is_evaluated_once_a_branch_when_split_and_cut(
     tiny, summaries, split_conds
 ):
-    model = schedule_guidance(tiny.model, GuidanceConfig(5, 8))
-    tiny.sample(patch_cross_attentions(model, CrossAttentionConfig()), steps=8)
+    model = with_technique(tiny.model, GuidanceConfig(5, 8))
+    tiny.sample(with_technique(model, CrossAttentionConfig()), steps=8)
     # 32 each for uncond, cond and averaged cond; reused in 3 + 3 + 3 calls: 32 x 9
-    assert "96 affine maps evaluated, 288 reused;" in summaries()[0]
+    assert "cross-attention: 96 computed, 288 from cache;" in summaries()[0]
 
 
 def test_last_schedule_wins_when_applied_twice(tiny, traced):
-    model = schedule_guidance(tiny.model, GuidanceConfig(1, 4))
-    model, trace = traced(schedule_guidance(model, GuidanceConfig(4, 4)))
+    model = with_technique(tiny.model, GuidanceConfig(1, 4))
+    model, trace = traced(with_technique(model, GuidanceConfig(4, 4)))
     tiny.sample(model, steps=4)
     assert trace == [GUIDED] * 3 + [UNGUIDED]
 
 
 def test_the_model_before_the_node_stays_guided(tiny, traced):
     model, trace = traced(tiny.model)
-    schedule_guidance(model, GuidanceConfig(1, 4))
+    with_technique(model, GuidanceConfig(1, 4))
     tiny.sample(model, steps=4)
     assert trace == [GUIDED] * 4
 
@@ -263,7 +264,7 @@ def test_the_model_before_the_node_stays_guided(tiny, traced):
 def test_cut_sigma_overrides_the_step_when_both_are_set(tiny, traced):
     sigmas = tiny.sigmas(8).tolist()
     between = (sigmas[1] + sigmas[2]) / 2  # steps 1 and 2 start above it
-    model, trace = traced(schedule_guidance(tiny.model, GuidanceConfig(7, 8, cut_sigma=between)))
+    model, trace = traced(with_technique(tiny.model, GuidanceConfig(7, 8, cut_sigma=between)))
     tiny.sample(model, steps=8)
     assert trace == [GUIDED] * 2 + [UNGUIDED] * 6
 
@@ -273,12 +274,12 @@ def test_cut_sigma_overrides_the_step_when_both_are_set(tiny, traced):
 def test_chained_slices_equal_the_whole_run_when_they_share_its_cut_sigma(
     tiny, biased, traced, difference, summaries, boundary
 ):
-    model, trace = traced(schedule_guidance(biased, GuidanceConfig(7, 10)))
+    model, trace = traced(with_technique(biased, GuidanceConfig(7, 10)))
     whole = tiny.sample(model, steps=10)
     assert trace == [GUIDED] * 6 + [UNGUIDED] * 4
     cut_sigma = float(re.search(r"cut_sigma ([\d.e+-]+)", summaries()[0])[1])
 
-    by_sigma = schedule_guidance(biased, GuidanceConfig(cut_sigma=cut_sigma))
+    by_sigma = with_technique(biased, GuidanceConfig(cut_sigma=cut_sigma))
     model, slices = traced(by_sigma)
     positive, negative, latent = tiny.conditioning()
     first = tiny.sample(model, steps=10, start_step=0, last_step=boundary)
@@ -309,32 +310,32 @@ def sample_three_conds(tiny):
 
 
 def test_three_conds_pass_untouched_and_are_named(biased, traced, sample_three_conds, summaries):
-    model, trace = traced(schedule_guidance(biased, GuidanceConfig(1, 4)))
+    model, trace = traced(with_technique(biased, GuidanceConfig(1, 4)))
     assert torch.equal(sample_three_conds(model), sample_three_conds(biased))
     assert sum(map(len, trace)) == 12
     assert (
-        "12 of 12 UNet evaluations; no guidance to cut; untouched: guider with 3 conds (4)"
-        in summaries()[0]
+        "12 of 12 UNet evaluations; 0.0 s; not cut: the guider has 3 conds (4 calls)"
+        in without_seconds(summaries()[0], "0.0 s")
     )
 
 
 def test_three_conds_are_kept_apart_when_their_layers_are_cached(
     biased, sample_three_conds, difference
 ):
-    model = patch_cross_attentions(biased, CrossAttentionConfig())
+    model = with_technique(biased, CrossAttentionConfig())
     assert difference(sample_three_conds(model), sample_three_conds(biased)) < 1e-5
 
 
 def test_one_cond_passes_untouched_and_is_named(tiny, biased, summaries):
-    model = schedule_guidance(biased, GuidanceConfig(1, 4, "none"))
+    model = with_technique(biased, GuidanceConfig(1, 4, "none"))
     output = tiny.sample(model, steps=4, cfg=1.0)  # at cfg 1 the host leaves uncond out
     assert torch.equal(output, tiny.sample(biased, steps=4, cfg=1.0))
-    assert "untouched: cfg 1 or one cond (4)" in summaries()[0]
+    assert "not cut: cfg is 1, so there is no guidance (4 calls)" in summaries()[0]
 
 
 def test_summary_says_there_was_nothing_to_cut_when_no_pair_came(tiny, summaries):
-    tiny.sample(schedule_guidance(tiny.model, GuidanceConfig(1, 4)), steps=2, cfg=1.0)
-    assert summaries()[0].startswith("VCUT: 2 of 2 UNet evaluations; no guidance to cut;")
+    tiny.sample(with_technique(tiny.model, GuidanceConfig(1, 4)), steps=2, cfg=1.0)
+    assert "not cut: cfg is 1, so there is no guidance (2 calls)" in summaries()[0]
 
 
 @pytest.mark.parametrize("after_cut", ["average", "positive", "none"])
@@ -349,7 +350,7 @@ def test_cond_asked_again_past_the_cut_has_the_embedding_of_the_cut(tiny, biased
         differences.append((again - args["cond_denoised"]).abs().max().item())
         return args["denoised"]
 
-    model = schedule_guidance(biased, GuidanceConfig(2, 4, after_cut))
+    model = with_technique(biased, GuidanceConfig(2, 4, after_cut))
     model.set_model_sampler_post_cfg_function(ask_again)
     tiny.sample(model, steps=4)
     assert len(differences) == 4

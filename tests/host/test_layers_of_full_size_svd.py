@@ -1,11 +1,11 @@
 """The full-size SVD, without its weights: meta tensors have shapes and take no memory."""
 
 import pytest
-from vcut.comfy_adapter import (
-    HostCrossAttention,
-    find_cross_attentions,
-    patch_cross_attentions,
-)
+from vcut.comfy_adapter import with_technique
+from vcut.comfy_adapter.sampling_run import SamplingRun, run_facts
+from vcut.comfy_adapter.settings import settings_of
+from vcut.comfy_adapter.unet_in_run import UNetInRun
+from vcut.comfy_adapter.unet_structure import find_cross_attentions
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 
 PLACES = [f"input_blocks.{n}.1" for n in (1, 2, 4, 5, 7, 8)]
@@ -43,22 +43,19 @@ def test_found_layers_hold_100_million_parameters(full_size):
     ("temporal", "spatial", "spatial_count", "temporal_count"),
     [("cached", "cached", 16, 16), ("remove", "keep", 0, 16), ("keep", "cached", 16, 0)],
 )
-def test_only_the_wanted_layers_are_replaced(
+def test_only_the_wanted_layers_are_answered_in_a_run_and_none_after_it(
     full_size, temporal, spatial, spatial_count, temporal_count
 ):
-    clone = patch_cross_attentions(full_size, CrossAttentionConfig(temporal, spatial))
-    paths = list(clone.object_patches)
-    assert all(isinstance(layer, HostCrossAttention) for layer in clone.object_patches.values())
-    assert sum("transformer_blocks" in path for path in paths) == spatial_count
-    assert sum("time_stack" in path for path in paths) == temporal_count
-    assert full_size.object_patches == {}
-
-
-def test_replacements_share_the_parameters_of_what_they_replace(full_size):
-    clone = patch_cross_attentions(full_size, CrossAttentionConfig())
-    for path, layer in clone.object_patches.items():
-        original = dict(full_size.get_model_object(path).named_parameters())
-        own = dict(layer.named_parameters())
-        assert own.keys() == original.keys()
-        assert all(own[name] is original[name] for name in own)
-        assert list(layer.buffers()) == []
+    model = with_technique(full_size, CrossAttentionConfig(temporal, spatial))
+    unet = full_size.model.diffusion_model
+    facts = run_facts(model, (25, 4, 72, 128), model.model_options)
+    run = SamplingRun(settings_of(model.model_options), facts)
+    with UNetInRun(unet, run.techniques, is_copy=False):
+        answered = [name for name, module in unet.named_modules() if "forward" in vars(module)]
+    layers = [name for name in answered if name.endswith("attn2")]
+    assert sum("transformer_blocks" in name for name in layers) == spatial_count
+    assert sum("time_stack" in name for name in layers) == temporal_count
+    blocks = [name for name in answered if not name.endswith("attn2")]
+    assert sorted(blocks) == sorted(name.removesuffix(".attn2") for name in layers)
+    assert not [name for name, module in unet.named_modules() if "forward" in vars(module)]
+    assert full_size.object_patches == model.object_patches == {}

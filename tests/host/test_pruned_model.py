@@ -16,12 +16,12 @@ from comfy_extras.nodes_video_model import ImageOnlyCheckpointSave
 from safetensors.torch import save_file
 from tiny_svd.loader import load_tiny_svd
 from vcut.comfy_adapter import (
-    find_cross_attentions,
     load_pruned,
-    patch_cross_attentions,
     prune_model,
+    with_technique,
 )
-from vcut.comfy_adapter.pruning import prune
+from vcut.comfy_adapter.pruned_layers import prune
+from vcut.comfy_adapter.unet_structure import find_cross_attentions
 from vcut.nodes.load_svd_checkpoint import LoadSVDCheckpoint
 from vcut.nodes.patch_svd_model import PatchSVDModel
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
@@ -59,7 +59,7 @@ def test_full_size_unet_keeps_only_the_weights_that_count(full_size, temporal, p
 
 
 @pytest.mark.parametrize("temporal", MODES)
-def test_host_reckons_with_the_smaller_model(temporal):
+def test_host_plans_with_the_smaller_model(temporal):
     model, _, _ = load_tiny_svd()
     before, bytes_before = model.model_size(), _parameter_bytes(model)
     pruned = prune_model(model, CrossAttentionConfig(temporal=temporal))
@@ -124,7 +124,7 @@ def test_clone_onto_another_model_is_pruned_too(tiny, temporal, difference):
 @pytest.mark.parametrize("temporal", MODES)
 def test_result_equals_the_stock_loader_with_the_patch_node(tiny, temporal, difference):
     config = CrossAttentionConfig(temporal=temporal)
-    expected = tiny.sample(patch_cross_attentions(tiny.model, config), steps=STEPS)
+    expected = tiny.sample(with_technique(tiny.model, config), steps=STEPS)
     assert difference(tiny.sample(_pruned(temporal), steps=STEPS), expected) < 1e-5
 
 
@@ -133,7 +133,7 @@ def test_lora_has_the_effect_that_it_has_on_the_whole_model(tiny, temporal, capl
     lora = _lora(tiny.model)
     config = CrossAttentionConfig(temporal=temporal)
     whole, _ = comfy.sd.load_lora_for_models(tiny.model, None, lora, 1.0, 0.0)
-    expected = tiny.sample(patch_cross_attentions(whole, config), steps=STEPS)
+    expected = tiny.sample(with_technique(whole, config), steps=STEPS)
     caplog.clear()
     caplog.set_level("INFO")
     pruned, _ = comfy.sd.load_lora_for_models(_pruned(temporal), None, lora, 1.0, 0.0)
@@ -182,8 +182,8 @@ def test_patch_node_says_what_it_cannot_restore(loaded, temporal, spatial, sente
 
 def test_patch_node_may_remove_what_was_loaded_cached(tiny, difference):
     removed = CrossAttentionConfig(temporal="remove")
-    expected = tiny.sample(patch_cross_attentions(tiny.model, removed), steps=STEPS)
-    model = patch_cross_attentions(_pruned("cached"), removed)
+    expected = tiny.sample(with_technique(tiny.model, removed), steps=STEPS)
+    model = with_technique(_pruned("cached"), removed)
     assert difference(tiny.sample(model, steps=STEPS), expected) < 1e-5
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import re
 from types import SimpleNamespace
 
 import comfy.model_management
@@ -9,26 +10,23 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from vcut.comfy_adapter import (
-    HostCrossAttention,
-    SamplingRun,
-    patch_cross_attentions,
-    schedule_guidance,
-)
-from vcut.vcut_core.cross_attention import CrossAttentionConfig, ValueCache
-from vcut.vcut_core.guidance import GuidanceConfig
+from vcut.comfy_adapter import with_technique
+from vcut.comfy_adapter.sampling_run import SamplingRun
+from vcut.tests.support.summaries import without_seconds
+from vcut.vcut_core.cross_attention import AffineOutputCache, CrossAttentionConfig
+from vcut.vcut_core.guidance_cut import GuidanceConfig
 
 
 @pytest.fixture(scope="module")
 def vcut(biased):
     """Both nodes: cached, cut at step 3 of 4."""
-    model = patch_cross_attentions(biased, CrossAttentionConfig())
-    return schedule_guidance(model, GuidanceConfig(3, 4))
+    model = with_technique(biased, CrossAttentionConfig())
+    return with_technique(model, GuidanceConfig(3, 4))
 
 
 @pytest.fixture(scope="module")
 def cached(biased):
-    return patch_cross_attentions(biased, CrossAttentionConfig())
+    return with_technique(biased, CrossAttentionConfig())
 
 
 def _wrappers(model, kind) -> list:
@@ -39,18 +37,18 @@ def _memories() -> list:
     """Return what is alive of any run's memory."""
     gc.collect()
     # By type: isinstance() asks lazy objects of other libraries for their class.
-    return [o for o in gc.get_objects() if type(o) in (SamplingRun, ValueCache)]
+    return [o for o in gc.get_objects() if type(o) in (SamplingRun, AffineOutputCache)]
 
 
 # --- the unpatched model ----------------------------------------------------------------------
 
 
 def test_unpatched_model_is_bit_equal_when_vcut_ran_before_it(tiny, unpatched):
-    model = patch_cross_attentions(tiny.model, CrossAttentionConfig("remove"))
-    tiny.sample(schedule_guidance(model, GuidanceConfig(17, 25)), steps=25)
+    model = with_technique(tiny.model, CrossAttentionConfig("remove"))
+    tiny.sample(with_technique(model, GuidanceConfig(17, 25)), steps=25)
     assert torch.equal(tiny.sample(steps=25), unpatched)
     modules = tiny.model.model.modules()
-    assert not any(isinstance(module, HostCrossAttention) for module in modules)
+    assert not any("forward" in vars(module) for module in modules)
 
 
 # --- a second run -----------------------------------------------------------------------------
@@ -215,10 +213,10 @@ def test_one_line_is_logged_when_a_run_ends(tiny, vcut, summaries):
     # from 700^(1/7) = 2.5494 to 0.002^(1/7) = 0.4116, and 1.1242^7 = 2.269.
     # 32 layers x (cond with uncond, averaged cond); reused in steps 2 and 4.
     expected = (
-        "VCUT: 6 of 8 UNet evaluations; guided 1-2 of 4, cut at step 3 (cut_sigma 2.27); "
-        "64 affine maps evaluated, 64 reused;"
+        "VCUT: 6 of 8 UNet evaluations; guided 2 of 4 steps; "
+        "cross-attention: 64 computed, 64 from cache; cut at step 3 (cut_sigma 2.27)"
     )
-    assert [line.rpartition(";")[0] + ";" for line in summaries()] == [expected] * 2
+    assert [without_seconds(line) for line in summaries()] == [expected] * 2
 
 
 def test_nothing_is_logged_when_the_model_is_unpatched(tiny, vcut, summaries):
@@ -231,8 +229,8 @@ def test_summary_says_so_when_a_run_was_stopped(tiny, vcut, summaries):
     with pytest.raises(INTERRUPT):
         tiny.sample(_failing(vcut, INTERRUPT, at_evaluation=4), steps=4)
     (line,) = summaries()
-    assert line.startswith("VCUT: stopped early; ") and "guided 1-2 of 4" in line
-    assert "replaced by another pack" not in line
+    assert line.startswith("VCUT: stopped early; ") and "guided 2 of 4 steps" in line
+    assert "another pack" not in line
 
 
 @pytest.fixture
@@ -256,27 +254,34 @@ def sent(monkeypatch):
 
 
 def _with_node_ids(model):
-    model = patch_cross_attentions(model, CrossAttentionConfig(), "7")
-    return schedule_guidance(model, GuidanceConfig(3, 4), "8")
+    model = with_technique(model, CrossAttentionConfig(), "7")
+    return with_technique(model, GuidanceConfig(3, 4), "8")
 
 
-def test_both_nodes_show_the_summary_when_the_host_has_a_server(tiny, biased, sent):
+def test_each_node_shows_its_own_facts_when_the_host_has_a_server(tiny, biased, sent):
     tiny.sample(_with_node_ids(biased), steps=4)
-    assert {node_id for node_id, _ in sent.texts} == {"7", "8"}
-    assert sent.texts[0][1].startswith("running: guided 1-2 of 4, cut at step 3")
-    assert sent.texts[-1][1].startswith("6 of 8 UNet evaluations; guided 1-2 of 4")
+    assert sent.texts[0] == ("8", "running\nguided 2 of 4 steps")
+    shown = {node_id: text.splitlines()[:-1] for node_id, text in sent.texts}
+    assert shown == {
+        "7": ["cross-attention: 64 computed, 64 from cache"],
+        "8": ["6 of 8 UNet evaluations", "guided 2 of 4 steps"],
+    }
+    seconds = [text.splitlines()[-1] for _, text in sent.texts[1:]]
+    assert all(re.fullmatch(r"\d+\.\d s", line) for line in seconds)
 
 
 def test_counts_are_sent_once_when_a_run_ends(tiny, biased, sent, summaries):
     tiny.sample(_with_node_ids(biased), steps=4)
     ((event, data, client_id),) = [part for part in sent.events if part[0].startswith("vcut")]
     assert (event, client_id) == ("vcut.run", "client")
-    assert data["node_ids"] == ["7", "8"]
-    assert [f"VCUT: {line}" for line in data["lines"]] == summaries()
+    assert sorted(data["lines"]) == ["7", "8"]
+    assert data["lines"]["8"][:2] == ["6 of 8 UNet evaluations", "guided 2 of 4 steps"]
+    assert [f"VCUT: {data['log_line']}"] == summaries()
     counts = data["counts"]
     assert (counts["unet_evaluations"], counts["evaluations_saved"]) == (6, 2)
-    assert (counts["affine_evaluated"], counts["affine_reused"]) == (64, 64)
-    assert (counts["num_steps"], counts["last_guided_step"]) == (4, 2)
+    attention, guidance = (counts["techniques"][k] for k in ("cross_attention", "guidance"))
+    assert (attention["computed"], attention["reused"]) == (64, 64)
+    assert (guidance["num_steps"], guidance["last_guided_step"]) == (4, 2)
     assert counts["is_complete"] is True and counts["elapsed_s"] > 0
 
 
@@ -286,7 +291,7 @@ def test_counts_are_sent_when_a_run_was_stopped(tiny, biased, sent):
         tiny.sample(model, steps=4)
     (data,) = [data for event, data, _ in sent.events if event == "vcut.run"]
     assert data["counts"]["is_complete"] is False
-    assert data["lines"][0].startswith("stopped early; ")
+    assert data["log_line"].startswith("stopped early; ")
 
 
 def test_picture_stays_when_nothing_can_be_sent(tiny, biased, sent, monkeypatch):

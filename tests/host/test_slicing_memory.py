@@ -5,11 +5,12 @@ import comfy.sampler_helpers
 import pytest
 import torch
 from meta_unet import measure_call, meta_svd
-from vcut.comfy_adapter import patch_cross_attentions, slice_features
+from vcut.comfy_adapter import with_technique
 from vcut.comfy_adapter.host_model import memory_for_activations
-from vcut.comfy_adapter.slicing import MemoryEstimate
+from vcut.comfy_adapter.memory_estimate import HostMemory
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.feature_slicing import SlicingConfig
+from vcut.vcut_core.slicing_memory import SlicedMemory
 
 GB = 1e9
 FULL = [50, 4, 72, 128]  # SVD-XT at 1024x576, 25 frames, cond and uncond
@@ -21,7 +22,7 @@ def full_size():
 
 
 def _sliced(model, scope, slices):
-    return slice_features(model, SlicingConfig(slices, scope))
+    return with_technique(model, SlicingConfig(slices, scope))
 
 
 # --- the peak -----------------------------------------------------------------------------------
@@ -67,13 +68,12 @@ def test_unsliced_peak_is_that_of_the_temporal_feed_forward(full_size):
 )
 def test_estimate_is_the_count_with_a_margin(full_size, scope, size, slices):
     model = _sliced(full_size, scope, slices)
-    for patched in (model, patch_cross_attentions(model, CrossAttentionConfig())):
+    for patched in (model, with_technique(model, CrossAttentionConfig())):
         peak = measure_call(patched, **size).peak_bytes
         rows = size["frames"] * size.get("conds", 2)
         shape = [rows, 4, size["height"] // 8, size["width"] // 8]
-        estimate = MemoryEstimate(
-            patched, SlicingConfig(slices, scope), slices, num_frames=size["frames"]
-        )(shape)
+        memory = SlicedMemory(slices, scope, HostMemory(patched), size["frames"])
+        estimate = memory.required(rows, shape[2:])
         assert 1.1 * peak < estimate < 1.4 * peak
 
 
@@ -121,8 +121,8 @@ def test_host_makes_room_for_the_true_need_of_this_clone_alone(tiny, asked):
     tiny.sample(model, **options)
     tiny.sample(tiny.model, **options)
     shape = conditioning[2]["samples"].shape
-    estimate = MemoryEstimate(model, SlicingConfig(4, "everything"), 4, num_frames=2)
-    assert asked[1] == (estimate([4, *shape[1:]]), estimate([2, *shape[1:]]))
+    memory = SlicedMemory(4, "everything", HostMemory(model), 2)
+    assert asked[1] == (memory.required(4, shape[2:]), memory.required(2, shape[2:]))
     assert asked[0] == asked[2]
     assert asked[1][0] < asked[0][0]
 
@@ -134,7 +134,7 @@ def test_host_plans_without_slices_where_another_gpu_has_a_copy(tiny, asked, sum
     tiny.sample(model, **options)
     tiny.sample(tiny.model, **options)
     assert asked[0] == asked[1]
-    assert "untouched: slicing on another GPU (1)" in summaries()[-1]
+    assert "not sliced on another GPU (1 call)" in summaries()[-1]
 
 
 def test_clone_answers_for_itself_and_so_do_its_clones(tiny):
@@ -166,8 +166,7 @@ def free(monkeypatch):
 
 
 def _peak(model, scope, slices, rows=50):
-    estimate = MemoryEstimate(model, SlicingConfig(slices, scope), slices, num_frames=25)
-    return estimate.peak(rows, FULL[2:], slices)
+    return SlicedMemory(slices, scope, HostMemory(model), 25).peak(rows, FULL[2:], slices)
 
 
 @pytest.mark.parametrize("slices", [1, 2, 5, 8])
@@ -175,14 +174,14 @@ def test_automatic_takes_the_fewest_slices_that_fit(full_size, free, slices):
     # The host wants 1.5 times the estimate free, which is 1.25 times the peak.
     model = _sliced(full_size, "everything", 0)
     free(1.5 * 1.25 * _peak(model, "everything", slices) + 1)
-    estimate = MemoryEstimate(model, SlicingConfig(0, "everything"), num_frames=25)
+    estimate = SlicedMemory(0, "everything", HostMemory(model), 25)
     assert estimate.choose(50, FULL[2:]) == slices
 
 
 def test_automatic_takes_conds_one_by_one_when_two_never_fit(full_size, free):
     model = _sliced(full_size, "blocks", 0)
     free(1.25 * _peak(model, "blocks", 3, rows=25) + 1)
-    estimate = MemoryEstimate(model, SlicingConfig(0, "blocks"), num_frames=25)
+    estimate = SlicedMemory(0, "blocks", HostMemory(model), 25)
     assert estimate.choose(50, FULL[2:]) == 3
     free(1)
     assert estimate.choose(50, FULL[2:]) == 64
@@ -236,18 +235,18 @@ def test_choice_and_expected_peak_are_in_the_line(tiny, free, summaries):
     model = _sliced(tiny.model, "everything", 0)
     options = {"steps": 1, "conditioning": tiny.conditioning(frames=2)}
     tiny.sample(model, **options)
-    assert "slicing everything: off (automatic)" in summaries()[-1]
-    estimate = MemoryEstimate(model, SlicingConfig(0, "everything"), num_frames=2)
+    assert "slicing: off (automatic)" in summaries()[-1]
+    estimate = SlicedMemory(0, "everything", HostMemory(model), 2)
     free(1.5 * 1.25 * estimate.peak(4, (12, 12), 3) + 1)
     tiny.sample(model, **options)
     megabytes = estimate.peak(4, (12, 12), 3) / 1e6
     assert (
-        f"slicing everything: 3 slices (automatic), {megabytes:,.0f} MB of activations expected"
+        f"slicing: everything in 3 slices (automatic); {megabytes:,.0f} MB of activations expected"
         in summaries()[-1]
     )
 
 
-def test_patched_blocks_are_reckoned_whole(tiny, asked):
+def test_patched_blocks_count_as_whole(tiny, asked):
     model = tiny.model.clone()
     model.set_model_attn1_output_patch(lambda n, options: n)
     options = {"steps": 1, "conditioning": tiny.conditioning(frames=2)}

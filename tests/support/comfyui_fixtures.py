@@ -259,19 +259,19 @@ class ReferenceGuider(comfy.samplers.CFGGuider):
 
 @pytest.fixture(scope="session")
 def sample_cut_reference(tiny):
-    """Return a function: what a run guided up to step ``guided_steps`` must give, without VCUT."""
+    """Return a function: what a run guided up to a step must give, computed without VCUT."""
 
     def sample(
-        model, *, steps, guided_steps, late_steps=0, scale=0.5, cfg=2.5, sampler="euler",
-        scheduler="karras", seed=0, conditioning=None,
+        model, *, steps, last_guided_step, num_unguided_first=0, scale=0.5, cfg=2.5,
+        sampler="euler", scheduler="karras", seed=0, conditioning=None,
     ):  # fmt: skip
         guider = ReferenceGuider(model)
         schedule = comfy.samplers.KSampler(
             model, steps=steps, device="cpu", sampler=sampler, scheduler=scheduler
         )
-        guider.limit = float(schedule.sigmas[guided_steps]) * (1 + 1e-5)
-        if late_steps:
-            guider.begins = float(schedule.sigmas[late_steps]) * (1 + 1e-5)
+        guider.limit = float(schedule.sigmas[last_guided_step]) * (1 + 1e-5)
+        if num_unguided_first:
+            guider.begins = float(schedule.sigmas[num_unguided_first]) * (1 + 1e-5)
         guider.scale = scale
         guider.set_cfg(cfg)
         positive, negative, latent = conditioning or tiny.conditioning()
@@ -287,14 +287,14 @@ def sample_cut_reference(tiny):
 def with_vcut():
     """Return a function: model -> clone with both nodes, never cut and cached unless told."""
     # Imported here: the pack needs ComfyUI importable first.
-    from vcut.comfy_adapter import patch_cross_attentions, schedule_guidance
+    from vcut.comfy_adapter import with_technique
     from vcut.vcut_core.cross_attention import CrossAttentionConfig
-    from vcut.vcut_core.guidance import MAX_STEPS, GuidanceConfig
+    from vcut.vcut_core.guidance_cut import MAX_STEPS, GuidanceConfig
 
     def patch(model, cut_step=MAX_STEPS, steps=1, after_cut="average", **options):
         layers = CrossAttentionConfig(options.pop("temporal", "cached"))
         guidance = GuidanceConfig(cut_step, steps, after_cut, **options)
-        return schedule_guidance(patch_cross_attentions(model, layers), guidance)
+        return with_technique(with_technique(model, layers), guidance)
 
     return patch
 

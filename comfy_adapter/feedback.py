@@ -2,7 +2,7 @@
 
 import html
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import comfy.model_management
 import comfy.utils
@@ -16,32 +16,33 @@ def node_id_of(node) -> str | None:
     return getattr(node.hidden, "unique_id", None)
 
 
-def show_on_node(text: str, node_id: str | None) -> None:
-    """Show ``text`` under a node, where the host has a server that can.
+def show_on_node(lines: Sequence[str], node_id: str | None) -> None:
+    """Show ``lines`` under a node, where the host has a server that can.
 
-    It may hold what a user typed: ComfyUI's page puts it into the document as HTML, so it is
-    escaped here.
+    They may hold what a user typed. ComfyUI's page puts them into the document as HTML, so they
+    are escaped here.
     """
     server = getattr(PromptServer, "instance", None)
     if node_id is None or server is None or not hasattr(server, "send_progress_text"):
         return
     try:
-        escaped = html.escape(text, quote=False)
+        escaped = html.escape("\n".join(lines), quote=False)
         server.send_progress_text(escaped, node_id, server.client_id)
     except Exception:  # a text that cannot be shown must not cost the user the result
         logger.debug("VCUT: could not show the text on the node", exc_info=True)
 
 
-def send_run_event(node_ids: list[str], lines: list[str], counts: dict) -> None:
+def send_run_event(lines: Mapping[str, list[str]], log_line: str, counts: dict) -> None:
     """Send what a run did to the page or program that queued it, as an event ``vcut.run``.
 
-    counts: plain values only, as they become JSON in the server's own thread.
+    lines: a node's id -> what it shows. counts: plain values only, as they become JSON in the
+    server's own thread.
     """
     server = getattr(PromptServer, "instance", None)
     if server is None:
         return
     try:
-        data = {"node_ids": node_ids, "lines": lines, "counts": counts}
+        data = {"lines": dict(lines), "log_line": log_line, "counts": counts}
         server.send_sync("vcut.run", data, server.client_id)
     except Exception:  # an event that cannot be sent must not cost the user the result
         logger.debug("VCUT: could not send the counts of the run", exc_info=True)

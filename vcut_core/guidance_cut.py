@@ -1,14 +1,18 @@
-"""Where classifier-free guidance ends, and what the image embedding is from there on.
+"""Guidance cut: classifier-free guidance ends at a step, and the image embedding changes there.
 
 Steps count from 1, as in the paper: step c itself is already unguided.
-Must not know of models or samplers: a schedule comes in as plain floats.
 Source: arXiv 2407.19205, section III (eq. 4 is ``after_cut="average"``).
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from .calls import CondsCall
+from .technique import RunFacts, Technique
 
 # The factor that each choice puts on the image embedding. The affine maps turn a halved embedding
 # into 1/2 (L(y) + L(0)), eq. 4 of the paper, without a second evaluation.
@@ -67,13 +71,13 @@ class GuidanceConfig:
         if any(later > earlier for earlier, later in zip(sigmas, sigmas[1:], strict=False)):
             return GuidancePlan(starts, len(starts), is_rising=True)
         if self.cut_sigma > 0:
-            guided_steps = sum(not _is_below(sigma, self.cut_sigma) for sigma in starts)
-            return GuidancePlan(starts, guided_steps, self.cut_sigma)
-        guided_steps = min(self._steps_before(self.cut_step, len(starts)), len(starts))
-        late_steps = self._steps_before(self.start_step, len(starts))
-        if late_steps >= guided_steps:  # never guided: the same as a cut at the first step
+            last_guided_step = sum(not _is_below(sigma, self.cut_sigma) for sigma in starts)
+            return GuidancePlan(starts, last_guided_step, self.cut_sigma)
+        last_guided_step = min(self._steps_before(self.cut_step, len(starts)), len(starts))
+        num_unguided_first = self._steps_before(self.start_step, len(starts))
+        if num_unguided_first >= last_guided_step:  # never guided: a cut at the first step
             return GuidancePlan(starts, 0)
-        return GuidancePlan(starts, guided_steps, late_steps=late_steps)
+        return GuidancePlan(starts, last_guided_step, num_unguided_first=num_unguided_first)
 
     def _steps_before(self, step: int, num_steps: int) -> int:
         """Return how many steps of a run of ``num_steps`` come before ``step`` of the schedule."""
@@ -88,15 +92,15 @@ class GuidancePlan:
     """One run's decisions.
 
     starts: the sigma at which each step starts, descending.
-    guided_steps: the last guided step, from 1; 0 when none is guided.
-    late_steps: unguided steps before the first guided one.
+    last_guided_step: counted from 1; 0 when none is guided.
+    num_unguided_first: unguided steps before the first guided one.
     """
 
     starts: tuple[float, ...]
-    guided_steps: int
+    last_guided_step: int
     cut_sigma: float = 0.0
     is_rising: bool = False
-    late_steps: int = 0
+    num_unguided_first: int = 0
 
     @property
     def num_steps(self) -> int:
@@ -106,7 +110,12 @@ class GuidancePlan:
     @property
     def has_cut(self) -> bool:
         """Whether any step of this run starts unguided."""
-        return self.guided_steps < self.num_steps
+        return self.last_guided_step < self.num_steps
+
+    @property
+    def num_guided_steps(self) -> int:
+        """Steps that start with guidance."""
+        return max(0, self.last_guided_step - self.num_unguided_first)
 
     def step(self, sigma: float) -> int:
         """Return the step (from 1) that an evaluation at ``sigma`` belongs to.
@@ -122,7 +131,7 @@ class GuidancePlan:
             return True
         if self.cut_sigma > 0:
             return not _is_below(sigma, self.cut_sigma)
-        return self.late_steps < self.step(sigma) <= self.guided_steps
+        return self.num_unguided_first < self.step(sigma) <= self.last_guided_step
 
     def shareable_cut_sigma(self) -> float | None:
         """Return a short decimal that, as ``cut_sigma``, cuts before the same step; None: no cut.
@@ -131,13 +140,92 @@ class GuidancePlan:
         """
         if not self.has_cut:
             return None
-        sigma = self.starts[self.guided_steps]
+        sigma = self.starts[self.last_guided_step]
         exponent = math.floor(math.log10(sigma)) - 3 if sigma > 0 else -6
         unit = 10.0**exponent  # four significant digits
         count = math.floor(sigma / unit) + 1
         while not _is_below(sigma, count * unit):
             count += 1
         return round(count * unit, max(0, -exponent))
+
+    def lines(self) -> list[str]:
+        """Return how long guidance lasts, for the node."""
+        start = self.num_unguided_first + 1
+        late = f", from step {start}" if start > 1 and self.num_guided_steps else ""
+        return [f"guided {self.num_guided_steps} of {self.num_steps} steps{late}"]
+
+    def details(self) -> list[str]:
+        """Return where guidance ends, for the log."""
+        if not self.has_cut:
+            return ["no cut in this run"]
+        cut_sigma = self.shareable_cut_sigma()
+        return [f"cut at step {self.last_guided_step + 1} (cut_sigma {cut_sigma:g})"]
+
+
+class GuidanceCut(Technique):
+    """Evaluates cond alone in unguided steps and returns it for both, so guidance is exactly it."""
+
+    key = "guidance"
+    config_class = GuidanceConfig
+    saves_evaluations = True
+
+    def __init__(self, config: GuidanceConfig, facts: RunFacts) -> None:
+        super().__init__(config, facts)
+        self.plan: GuidancePlan | None = None  # made at the first pair of cond and uncond
+        self._cut_ids: set[Hashable] = set()  # of conds that were evaluated without their uncond
+
+    def around_conds(
+        self, call: CondsCall, compute: Callable[[CondsCall], list[Tensor]]
+    ) -> list[Tensor]:
+        """Return the predictions, past the cut that of cond for both."""
+        is_again = call.is_first_alone and call.cond_ids <= self._cut_ids
+        if not (call.is_pair or is_again):
+            self.fallbacks[self._reason(call)] += 1
+            return compute(call)
+        if self._is_guided(call):
+            return compute(call)
+        call = replace(call, embedding_scale=self.config.embedding_scale)
+        if is_again:  # PAG compares against the cut prediction, so use the same embedding
+            return compute(call)
+        self._cut_ids |= call.cond_ids
+        output = compute(call.first_alone())[0]
+        self.evaluations_saved += call.count_evaluations(1)
+        return [output, output]
+
+    def _is_guided(self, call: CondsCall) -> bool:
+        if self.plan is None:
+            self.plan = self.config.plan(call.sigmas())
+            self.facts.announce(self, self.plan.lines())
+        # One read of sigma each evaluation: which branch to run cannot be known without it.
+        return self.plan.is_guided(call.sigma())
+
+    def _reason(self, call: CondsCall) -> str:
+        present = sum(call.is_present)
+        if present != 1:
+            return f"not cut: the guider has {present} conds"
+        if self.plan is None:
+            return "not cut: cfg is 1, so there is no guidance"
+        return "not cut: another node evaluates one cond alone"
+
+    def lines(self) -> list[str]:
+        """Return how long guidance lasted."""
+        if self.plan:
+            return self.plan.lines()
+        return [] if self.fallbacks else ["no guidance to cut"]
+
+    def details(self) -> list[str]:
+        """Return where it ended."""
+        return self.plan.details() if self.plan else []
+
+    def counts(self) -> dict[str, Any]:
+        """Return the plan's steps; empty when the run had no guidance."""
+        if self.plan is None:
+            return {}
+        return {
+            "num_steps": self.plan.num_steps,
+            "num_guided_steps": self.plan.num_guided_steps,
+            "last_guided_step": self.plan.last_guided_step,
+        }
 
 
 def _is_below(sigma: float, limit: float) -> bool:

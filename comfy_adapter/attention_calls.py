@@ -1,0 +1,125 @@
+"""Calls of transformer blocks and of their cross-attentions, as the techniques see them."""
+
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention
+
+from ..vcut_core.calls import AttentionCall, Axis, BlockCall
+from ..vcut_core.transformer_block import forward_with_constant
+from .call_state import CallState, call_state_of
+from .forwards import has_forward, has_hooks
+from .other_patches import is_patched_inside
+from .pruned_layers import PrunedCrossAttention
+
+ANSWERED = (CrossAttention, PrunedCrossAttention)  # classes of attn2 that a technique may answer
+
+
+def is_answerable(layer: torch.nn.Module) -> bool:
+    """Return whether a cross-attention is the host's or ours, not another pack's."""
+    return type(layer) in ANSWERED
+
+
+def is_host_block(block: torch.nn.Module) -> bool:
+    """Return whether a transformer block is the host's own."""
+    return type(block) is BasicTransformerBlock
+
+
+def forward_block(axis: Axis, block, x, context=None, transformer_options={}):
+    """Return a transformer block's output, (B, S, C) for x (B, S, C)."""
+    state = call_state_of(transformer_options)
+    if state is None or state.unet is None:
+        return type(block).forward(block, x, context, transformer_options)
+    if torch.compiler.is_compiling():  # compiled code would outlive this run
+        if not state.unet.slices_blocks:
+            return type(block).forward(block, x, context, transformer_options)
+        return _run_block_uncompiled(axis, block, x, context, transformer_options, state)
+    return _run_block(axis, block, x, context, transformer_options, state)
+
+
+def _run_block(axis: Axis, block, x, context, options: dict, state: CallState):
+    unet = state.unet
+    is_patched = is_patched_inside(options, options.get("block"), options.get("block_index", 0))
+
+    def compute(call: BlockCall):
+        rows, rows_context = call.inputs
+        if call.is_attention_replaced:
+            return forward_with_constant(block, rows, call.attention_output, options)
+        unet.is_in_later_slice = call.start > 0
+        try:
+            return type(block).forward(block, rows, rows_context, options)
+        finally:
+            unet.is_in_later_slice = False
+
+    layer = block.attn2
+    attention = None
+    if has_forward(layer, forward_attention):
+        attention = _attention_call(axis, layer, x, context, None, None, options, state)
+    call = BlockCall(
+        kind="block",
+        inputs=(x, context),
+        elements=x.numel(),
+        compute_own=compute,
+        block=block,
+        attention=attention,
+        is_patched=is_patched,
+        can_skip_attention=not (
+            is_patched
+            or block.disable_self_attn
+            or block.switch_temporal_ca_to_sa
+            or has_hooks(layer)
+            or has_hooks(block.norm2)
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+        ),
+    )
+    return unet.run_layer(call, axis)
+
+
+_run_block_uncompiled = torch.compiler.disable(_run_block)
+
+
+@torch.compiler.disable  # looks up and counts; compiled, it would compile anew at every call
+def forward_attention(
+    axis: Axis, layer, x, context=None, value=None, mask=None, transformer_options={}
+):
+    """Return (B, S, C) for x (B, S, C), context and value (B, L, D)."""
+    state = call_state_of(transformer_options)
+    if state is None or state.unet is None:
+        own = type(layer).forward
+        return own(layer, x, context, value, mask, transformer_options=transformer_options)
+    call = _attention_call(axis, layer, x, context, value, mask, transformer_options, state)
+    return state.unet.run_layer(call, axis)
+
+
+def _attention_call(
+    axis: Axis, layer, x, context, value, mask, options: dict, state: CallState
+) -> AttentionCall:
+    uuids = options.get("uuids")
+    patches = options.get("patches", {})
+    is_fixed = state.is_embedding_fixed and uuids is not None and "attn2_patch" not in patches
+
+    def rows_per_group() -> int:
+        if axis == "spatial":  # the host repeats each cond's context over the frames
+            return x.shape[0] // len(uuids)
+        height, width = options["activations_shape"][-2:]  # and here over h*w pixels
+        return height * width
+
+    def compute(_call):
+        own = type(layer).forward
+        return own(layer, x, context, value, mask, transformer_options=options)
+
+    return AttentionCall(
+        axis=axis,
+        layer=layer,
+        x=x,
+        context=context,
+        value=value,
+        mask=mask,
+        num_groups=lambda: x.shape[0] // rows_per_group(),
+        embedding=lambda: (
+            context[:: rows_per_group()] if context.shape[-1] else state.short_context
+        ),
+        embedding_id=(tuple(uuids), state.embedding_scale) if is_fixed else None,
+        compute_own=compute,
+        is_first_slice=not state.unet.is_in_later_slice,
+        may_write_output="attn2_output_patch" in patches,
+    )

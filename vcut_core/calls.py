@@ -1,0 +1,179 @@
+"""The calls of a sampling run that a technique may change, from the sampler down to one layer.
+
+A technique hands a changed copy of a call (``dataclasses.replace``) to what comes after it.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from .transformer_block import constant_of_rows
+
+Axis = Literal["spatial", "temporal"]
+Kind = Literal["block", "cross-attention", "feed-forward", "residual", "upsample", "blend"]
+
+
+@dataclass(frozen=True)
+class CondsCall:
+    """The sampler asks for the prediction of each cond at one sigma.
+
+    is_present: for each cond, whether there is one to evaluate.
+    cond_ids: names of the entries of the first cond.
+    sigma, sigmas: functions that read this call's sigma and the run's schedule, num_steps + 1
+        floats, from the device. Call them only where the answer depends on them.
+    count_evaluations: the UNet evaluations that the cond of an index costs.
+    embedding_scale: factor on the image embedding of the first cond.
+    """
+
+    is_present: tuple[bool, ...]
+    cond_ids: frozenset[Hashable]
+    sigma: Callable[[], float]
+    sigmas: Callable[[], Sequence[float]]
+    count_evaluations: Callable[[int], int]
+    embedding_scale: float = 1.0
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether cond and uncond are both asked for: a guided evaluation."""
+        return self.is_present == (True, True)
+
+    @property
+    def is_first_alone(self) -> bool:
+        """Whether the first cond is the only one to evaluate."""
+        return bool(self.is_present) and self.is_present[0] and sum(self.is_present) == 1
+
+    def first_alone(self) -> "CondsCall":
+        """Return the call without all conds but the first."""
+        alone = tuple(index == 0 for index in range(len(self.is_present)))
+        return replace(self, is_present=alone)
+
+
+@dataclass(frozen=True)
+class UNetCall:
+    """One call of the UNet, cond and uncond batched or not.
+
+    elements: of an activation at the UNet's full resolution.
+    cross_attentions: how many layers of each axis the UNet has.
+    can_shorten_time_context: whether only cached cross-attentions would read the image embedding
+        that the UNet repeats for every pixel. can_defer_concat: whether a sliced residual block
+        may join the UNet's features and skip itself.
+    shortens_time_context, defers_concat: what a technique asks for.
+    """
+
+    elements: int
+    cross_attentions: Mapping[Axis, int]
+    can_shorten_time_context: Callable[[], bool]
+    can_defer_concat: Callable[[], bool]
+    shortens_time_context: bool = False
+    defers_concat: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCall:
+    """A call of a layer that treats its rows independently.
+
+    inputs: tensors with a row each along their first axis. elements: of the layer's size.
+    compute_own: runs the layer itself on a call like this one.
+    start: the first of these rows in the batch.
+    """
+
+    kind: Kind
+    inputs: tuple[Tensor | None, ...]
+    elements: int
+    compute_own: Callable[[Any], Tensor]
+    start: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of this call."""
+        first = self.inputs[0]
+        assert first is not None
+        return first.shape[0]
+
+    def rows(self, start: int, stop: int) -> "LayerCall":
+        """Return the call for the rows from start to stop of this one."""
+        inputs = tuple(None if given is None else given[start:stop] for given in self.inputs)
+        return replace(self, inputs=inputs, start=self.start + start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionCall:
+    """A call of one cross-attention.
+
+    layer: with ``to_v`` and ``to_out``. x: (B, S, C). context, value: (B, L, D); value is None
+        unless a patch passes its own.
+    num_groups: rows of x that share an embedding form a group; B is a multiple of num_groups.
+    embedding: returns one row for each group, (G, 1, D).
+    embedding_id: names the embedding of all groups; None when the next call may have another.
+    is_first_slice: False when an earlier slice of the same layer was counted already.
+    """
+
+    kind: Kind = "cross-attention"
+    axis: Axis
+    layer: nn.Module
+    x: Tensor
+    context: Tensor | None
+    value: Tensor | None = None
+    mask: Tensor | None = None
+    num_groups: Callable[[], int]
+    embedding: Callable[[], Tensor]
+    embedding_id: Hashable | None
+    compute_own: Callable[[Any], Tensor]
+    is_first_slice: bool = True
+    may_write_output: bool = False  # an expanded view must then become a tensor of its own
+
+
+NOT_REPLACED = object()  # as the attention output of a block that computes its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockCall(LayerCall):
+    """A call of one transformer block; inputs are x (B, S, C) and context (B, L, D).
+
+    attention: its cross-attention, None where it is not one that can be replaced.
+    attention_output: what cross-attention adds, (G, 1, C) for G groups of rows, or None for
+        nothing, once a technique has replaced it.
+    is_patched: another pack works inside the block. can_skip_attention: nobody would notice if
+        cross-attention and its norm are not called.
+    needs_whole_batch: cross-attention finds a row's group by its place, so rows stay together.
+    """
+
+    block: nn.Module
+    attention: AttentionCall | None
+    is_patched: bool
+    can_skip_attention: bool
+    attention_output: Any = NOT_REPLACED
+    needs_whole_batch: bool = False
+
+    @property
+    def is_attention_replaced(self) -> bool:
+        """Whether a technique has computed what cross-attention adds."""
+        return self.attention_output is not NOT_REPLACED
+
+    def rows(self, start: int, stop: int) -> "BlockCall":
+        """Return the call for the rows from start to stop of this one."""
+        call = super().rows(start, stop)
+        if self.is_attention_replaced:
+            output = constant_of_rows(self.attention_output, start, stop, self.num_rows)
+            call = replace(call, attention_output=output)
+        return call
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualCall:
+    """A call of one residual block over frames, then over time.
+
+    num_rows: frames of the whole batch. compute_frames: the spatial half for the frames from start
+    to stop, (stop - start, C, H, W). release_input: forgets the input once that is done.
+    compute_time: the temporal half of all frames (B, C, H, W), in place, in so many slices.
+    """
+
+    kind: Kind = "residual"
+    num_rows: int
+    elements: int
+    compute_own: Callable[[Any], Tensor]
+    compute_frames: Callable[[int, int], Tensor]
+    release_input: Callable[[], None]
+    compute_time: Callable[[Tensor, int], Tensor]
