@@ -1,5 +1,7 @@
 """Calls of transformer blocks and of their cross-attentions, as the techniques see them."""
 
+from typing import Any
+
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention
 
@@ -9,11 +11,12 @@ from .call_state import CallState, call_state_of
 from .forwards import has_forward, has_hooks
 from .other_patches import is_patched_inside
 from .pruned_layers import PrunedCrossAttention
+from .uncompiled import uncompiled
 
 ANSWERED = (CrossAttention, PrunedCrossAttention)  # classes of attn2 that a technique may answer
 
 
-def is_answerable(layer: torch.nn.Module) -> bool:
+def is_answerable(layer: object) -> bool:
     """Return whether a cross-attention is the host's or ours, not another pack's."""
     return type(layer) in ANSWERED
 
@@ -23,7 +26,7 @@ def is_host_block(block: torch.nn.Module) -> bool:
     return type(block) is BasicTransformerBlock
 
 
-def forward_block(axis: Axis, block, x, context=None, transformer_options={}):
+def forward_block(axis: Axis, block, x, context: Any = None, transformer_options={}):
     """Return a transformer block's output, (B, S, C) for x (B, S, C)."""
     state = call_state_of(transformer_options)
     if state is None or state.unet is None:
@@ -35,11 +38,12 @@ def forward_block(axis: Axis, block, x, context=None, transformer_options={}):
     return _run_block(axis, block, x, context, transformer_options, state)
 
 
-def _run_block(axis: Axis, block, x, context, options: dict, state: CallState):
+def _run_block(axis: Axis, block, x, context: Any, options: dict, state: CallState):
     unet = state.unet
     is_patched = is_patched_inside(options, options.get("block"), options.get("block_index", 0))
 
     def compute(call: BlockCall):
+        rows: Any
         rows, rows_context = call.inputs
         if call.is_attention_replaced:
             return forward_with_constant(block, rows, call.attention_output, options)
@@ -74,10 +78,10 @@ def _run_block(axis: Axis, block, x, context, options: dict, state: CallState):
     return unet.run_layer(call, axis)
 
 
-_run_block_uncompiled = torch.compiler.disable(_run_block)
+_run_block_uncompiled = uncompiled(_run_block)
 
 
-@torch.compiler.disable  # looks up and counts; compiled, it would compile anew at every call
+@uncompiled  # looks up and counts; compiled, it would compile anew at every call
 def forward_attention(
     axis: Axis, layer, x, context=None, value=None, mask=None, transformer_options={}
 ):
@@ -91,17 +95,20 @@ def forward_attention(
 
 
 def _attention_call(
-    axis: Axis, layer, x, context, value, mask, options: dict, state: CallState
+    axis: Axis, layer, x, context: Any, value, mask, options: dict, state: CallState
 ) -> AttentionCall:
-    uuids = options.get("uuids")
+    uuids = tuple(options.get("uuids") or ())
     patches = options.get("patches", {})
-    is_fixed = state.is_embedding_fixed and uuids is not None and "attn2_patch" not in patches
+    is_fixed = state.is_embedding_fixed and uuids and "attn2_patch" not in patches
 
     def rows_per_group() -> int:
         if axis == "spatial":  # the host repeats each cond's context over the frames
             return x.shape[0] // len(uuids)
         height, width = options["activations_shape"][-2:]  # and here over h*w pixels
         return height * width
+
+    def embedding() -> Any:
+        return context[:: rows_per_group()] if context.shape[-1] else state.short_context
 
     def compute(_call):
         own = type(layer).forward
@@ -115,10 +122,8 @@ def _attention_call(
         value=value,
         mask=mask,
         num_groups=lambda: x.shape[0] // rows_per_group(),
-        embedding=lambda: (
-            context[:: rows_per_group()] if context.shape[-1] else state.short_context
-        ),
-        embedding_id=(tuple(uuids), state.embedding_scale) if is_fixed else None,
+        embedding=embedding,
+        embedding_id=(uuids, state.embedding_scale) if is_fixed else None,
         compute_own=compute,
         is_first_slice=not state.unet.is_in_later_slice,
         may_write_output="attn2_output_patch" in patches,

@@ -1,6 +1,7 @@
 """The host's request for predictions (CALC_COND_BATCH) as a CondsCall, and back."""
 
 from collections.abc import Callable
+from typing import Any
 
 import comfy.samplers
 from comfy.patcher_extension import WrappersMP
@@ -34,7 +35,7 @@ def evaluate_conds(
 
     evaluate: takes conds and model_options.
     """
-    present = [
+    present: list[Any] = [
         cond if wanted else None for cond, wanted in zip(conds, call.is_present, strict=True)
     ]
     if call.embedding_scale != 1.0:

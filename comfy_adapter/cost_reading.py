@@ -13,6 +13,7 @@ import comfy.samplers
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
+from ..vcut_core.calls import Axis
 from ..vcut_core.cost_model import UNetCost, measure
 from ..vcut_core.cross_attention import CachedCrossAttention, CrossAttentionConfig
 from ..vcut_core.feature_slicing import FeatureSlicing
@@ -80,7 +81,7 @@ def _answered_layers(model, config: CrossAttentionConfig | None, layers: dict) -
     if config is None:
         return {}
     bypassed = set(_replaced_by_patches(model, layers))
-    axes = {stack: axis for axis, stack in STACKS}
+    axes: dict[str, Axis] = {stack: axis for axis, stack in STACKS}
     modes = {
         path: config.mode(next(axes[part] for part in path.split(".") if part in axes))
         for path, layer in layers.items()

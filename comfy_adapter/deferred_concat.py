@@ -3,10 +3,11 @@
 The host joins the features with the skip and holds the joint until the whole output block is done.
 """
 
-import torch
 from comfy.ldm.modules.diffusionmodules import openaimodel
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
+
+from .uncompiled import uncompiled
 
 
 class DeferredConcat:
@@ -22,7 +23,7 @@ class DeferredConcat:
         after = [*patches.get("output_block_patch", []), self.defer]
         return {**transformer_options, "patches": {**patches, "output_block_patch": after}}
 
-    @torch.compiler.disable
+    @uncompiled
     def defer(self, h: Tensor, skip: Tensor | None, _transformer_options: dict):
         """Output-block patch: keep h and skip for the residual block; give the host empty ones.
 

@@ -1,6 +1,7 @@
 """What the host knows of a patcher's model, whichever clone of it is loaded now."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import comfy.model_base
 import comfy.model_management
@@ -28,7 +29,7 @@ def computing_dtype(patcher) -> torch.dtype:
     return named or base.get_dtype() or next(base.diffusion_model.parameters()).dtype
 
 
-def own_object(patcher, path: str):
+def own_object(patcher, path: str) -> Any:
     """Return what the model was loaded with at ``path``, without any clone's object patches.
 
     A run leaves its clone's object patches on the model, which all clones share. What they replaced
@@ -37,7 +38,7 @@ def own_object(patcher, path: str):
     return _object_at(patcher, path, {})
 
 
-def planned_object(patcher, path: str):
+def planned_object(patcher, path: str) -> Any:
     """Return what is at ``path`` when this clone runs; None where it has no such object."""
     return _object_at(patcher, path, patcher.object_patches)
 

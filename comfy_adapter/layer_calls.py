@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from ..vcut_core.calls import LayerCall, ResidualCall
 from ..vcut_core.temporal_residual import NormThenConv, temporal_residual_in_place
 from .forwards import is_watched
+from .uncompiled import uncompiled
 
 
-@torch.compiler.disable  # a slice is no work for a compiler, and the loop would be unrolled
+@uncompiled  # a slice is no work for a compiler, and the loop would be unrolled
 def forward_feed_forward(unet, layer: FeedForward, x: Tensor) -> Tensor:
     """Return the feed-forward of x (B, S, C), each token on its own."""
     call = LayerCall(
@@ -24,7 +25,7 @@ def forward_feed_forward(unet, layer: FeedForward, x: Tensor) -> Tensor:
     return unet.run_layer(call).view(*x.shape[:-1], -1)
 
 
-@torch.compiler.disable
+@uncompiled
 def forward_upsample(unet, layer: Upsample, x: Tensor, output_shape=None) -> Tensor:
     """Return the upsampled frames x (B, C, H, W), each on its own."""
     call = LayerCall(
@@ -38,7 +39,7 @@ def forward_upsample(unet, layer: Upsample, x: Tensor, output_shape=None) -> Ten
     return unet.run_layer(call)
 
 
-@torch.compiler.disable
+@uncompiled
 def forward_blend(
     unet,
     mixer: AlphaBlender,
@@ -58,7 +59,7 @@ def forward_blend(
     return unet.run_layer(call)
 
 
-@torch.compiler.disable
+@uncompiled
 def forward_residual(
     unet,
     block: VideoResBlock,
@@ -113,7 +114,7 @@ def _join(parts: list[Tensor], start: int, stop: int | None) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
 
-def _norm_then_conv(layers: nn.Sequential, x: Tensor) -> NormThenConv:
+def _norm_then_conv(layers, x: Tensor) -> NormThenConv:
     norm = layers[0]
     return NormThenConv(*_weight_and_bias(norm, x), norm.eps, norm.num_groups, layers[-1])
 

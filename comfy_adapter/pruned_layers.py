@@ -4,6 +4,8 @@ One token makes queries, keys and their norm useless: to_q, to_k and norm2 of ev
 go, and with ``remove`` the temporal layers' to_v and to_out too.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -37,7 +39,7 @@ class PrunedLinear(nn.Module):
 class PrunedCrossAttention(nn.Module):
     """A cross-attention that is an affine map, or nothing, by the weights that it has."""
 
-    def __init__(self, layer: nn.Module, axis: Axis, is_removed: bool) -> None:
+    def __init__(self, layer, axis: Axis, is_removed: bool) -> None:
         super().__init__()
         self.axis, self.is_removed = axis, is_removed
         for name in ("heads", "dim_head", "attn_precision"):  # read by other packs
@@ -51,7 +53,7 @@ class PrunedCrossAttention(nn.Module):
             self.to_out = nn.Sequential(PrunedLinear(layer.to_out[0].weight.shape[1]))
         self.train(layer.training)
 
-    def forward(self, x, context=None, value=None, mask=None, transformer_options={}):
+    def forward(self, x, context: Any = None, value=None, mask=None, transformer_options={}):
         """Return (B, S, C) for x (B, S, C) and one token of context or value, (B, 1, D).
 
         Raises RuntimeError for more: without queries and keys there is no attention over tokens.

@@ -18,6 +18,7 @@ from .conds_call import conds_call, evaluate_conds
 from .feedback import send_run_event, show_on_node
 from .memory_estimate import HostMemory, memory_estimate_installed
 from .settings import KEY, VCUTSettings, settings_of
+from .uncompiled import uncompiled
 from .unet_in_run import UNetInRun
 
 logger = logging.getLogger(__name__)
@@ -126,11 +127,11 @@ class SamplingRun:
         args, kwargs = unet.prepare_call(executor, args, kwargs, options, is_compiling)
         return executor(*args, **kwargs)
 
-    @torch.compiler.disable  # a count is a constant to torch.compile: it would compile every call
+    @uncompiled  # a count is a constant to torch.compile: it would compile every call
     def _count_evaluations(self, transformer_options: dict) -> None:
         self.counts.unet_evaluations += len(transformer_options.get("cond_or_uncond", (0,)))
 
-    @torch.compiler.disable
+    @uncompiled
     def _unet_in_run(self, unet: torch.nn.Module) -> UNetInRun:
         """Return the state of a UNet; the first call for one installs its forwards."""
         if unet not in self._unets:

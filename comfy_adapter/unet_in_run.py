@@ -26,6 +26,7 @@ from .layer_calls import (
     has_expected_layout,
 )
 from .other_patches import is_patched_inside
+from .uncompiled import uncompiled
 from .unet_structure import attn2_of, transformer_blocks
 
 
@@ -36,7 +37,7 @@ class UNetInRun:
         cross-attention is answered there: nothing else of a run may be shared by threads.
     """
 
-    def __init__(self, unet: torch.nn.Module, techniques: Sequence[Technique], is_copy: bool):
+    def __init__(self, unet: Any, techniques: Sequence[Technique], is_copy: bool):
         self.unet = unet
         self.deferred_concat = DeferredConcat()
         self.is_in_later_slice = False
@@ -70,7 +71,7 @@ class UNetInRun:
             self._chains[key] = chain(wanting, "around_layer", _compute_own)
         return self._chains[key](call)
 
-    @torch.compiler.disable  # counts and looks up; compiled, it would compile anew at every call
+    @uncompiled  # counts and looks up; compiled, it would compile anew at every call
     def prepare_call(
         self, executor, args: tuple, kwargs: dict, options: dict, is_compiling: bool
     ) -> tuple[tuple, dict]:
@@ -122,7 +123,7 @@ class UNetInRun:
             if any(t.wants_layer(kind, axis) for t in self.techniques):
                 self._forwards.install(module, function, *arguments)
 
-    def _replacements(self) -> Iterator[tuple[Kind, Axis | None, torch.nn.Module, Callable, tuple]]:
+    def _replacements(self) -> Iterator[tuple[Kind, Axis | None, Any, Any, tuple]]:
         """Yield (kind, axis, module, the forward for it, its first arguments)."""
         for _path, axis, block in self._blocks:
             layer = attn2_of(block)

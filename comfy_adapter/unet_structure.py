@@ -1,6 +1,7 @@
 """Where the layers of an SVD UNet are, and what shapes they have."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import SpatialVideoTransformer
@@ -16,7 +17,7 @@ STACKS: tuple[tuple[Axis, str], ...] = (
 )
 
 
-def transformer_blocks(diffusion_model) -> Iterator[tuple[str, Axis, torch.nn.Module]]:
+def transformer_blocks(diffusion_model) -> Iterator[tuple[str, Axis, Any]]:
     """Yield (path from the model, axis, block) for every block of the video transformers."""
     for name, module in diffusion_model.named_modules():
         if isinstance(module, SpatialVideoTransformer):

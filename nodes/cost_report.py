@@ -1,6 +1,6 @@
 """The node that says what a run costs before it runs, and what this model's VCUT settings save."""
 
-from numbers import Real
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -104,14 +104,15 @@ class CostReport(io.ComfyNode):
         return io.NodeOutput(report, picture)
 
 
-def _whole_number(name: str, value, low: int, high: int) -> int:
+def _whole_number(name: str, value: Any, low: int, high: int) -> int:
     """Return ``value`` as an int. ComfyUI checks a widget's range, but not that of a linked value.
 
     Raises ValueError when it is not a whole number from ``low`` to ``high``.
     """
-    if isinstance(value, Real) and low <= value <= high and value == int(value):
+    is_number = isinstance(value, (int, float))
+    if is_number and low <= value <= high and value == int(value):
         return int(value)
-    got = value if isinstance(value, Real) else type(value).__name__
+    got = value if is_number else type(value).__name__
     raise ValueError(
         f"{DISPLAY_NAME}: expected {name} to be a whole number from {low} to {high}, got {got}. "
         f"Change {name} in the node or the value that is linked to it."

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..comfy_adapter import node_id_of, require_svd, with_technique
-from ..vcut_core.feature_slicing import SCOPES, SlicingConfig
+from ..vcut_core.feature_slicing import SCOPES, Scope, SlicingConfig
 from ..vcut_core.slicing_memory import AUTOMATIC, MAX_SLICES
 
 DISPLAY_NAME = "VCUT Feature Slicer"
@@ -50,7 +50,7 @@ class FeatureSlicer(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, slices: int, scope: str) -> io.NodeOutput:
+    def execute(cls, model, slices: int, scope: Scope) -> io.NodeOutput:
         require_svd(model, DISPLAY_NAME)
         try:
             config = SlicingConfig(slices, scope)

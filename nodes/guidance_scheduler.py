@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..comfy_adapter import node_id_of, require_svd, with_technique
-from ..vcut_core.guidance_cut import AFTER_CUT_MODES, MAX_STEPS, GuidanceConfig
+from ..vcut_core.guidance_cut import AFTER_CUT_MODES, MAX_STEPS, AfterCut, GuidanceConfig
 
 DISPLAY_NAME = "VCUT Guidance Scheduler"
 
@@ -82,7 +82,7 @@ class GuidanceScheduler(io.ComfyNode):
         model,
         cut_step: int,
         steps: int,
-        after_cut: str,
+        after_cut: AfterCut,
         cut_sigma: float,
         start_step: int = 1,
     ) -> io.NodeOutput:

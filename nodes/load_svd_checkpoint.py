@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..comfy_adapter import LOADER, PRUNED_MODES, checkpoint_names, load_pruned, node_id_of
-from ..vcut_core.cross_attention import CrossAttentionConfig
+from ..vcut_core.cross_attention import CrossAttentionConfig, TemporalMode
 
 
 class LoadSVDCheckpoint(io.ComfyNode):
@@ -40,6 +40,6 @@ class LoadSVDCheckpoint(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, ckpt_name: str, temporal: str) -> io.NodeOutput:
+    def execute(cls, ckpt_name: str, temporal: TemporalMode) -> io.NodeOutput:
         config = CrossAttentionConfig(temporal=temporal)
         return io.NodeOutput(*load_pruned(ckpt_name, config, node_id_of(cls)))

@@ -3,7 +3,13 @@
 from comfy_api.latest import io
 
 from ..comfy_adapter import node_id_of, require_svd, with_technique
-from ..vcut_core.cross_attention import SPATIAL_MODES, TEMPORAL_MODES, CrossAttentionConfig
+from ..vcut_core.cross_attention import (
+    SPATIAL_MODES,
+    TEMPORAL_MODES,
+    CrossAttentionConfig,
+    SpatialMode,
+    TemporalMode,
+)
 
 DISPLAY_NAME = "VCUT Patch SVD Model"
 
@@ -46,7 +52,7 @@ class PatchSVDModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, temporal: str, spatial: str) -> io.NodeOutput:
+    def execute(cls, model, temporal: TemporalMode, spatial: SpatialMode) -> io.NodeOutput:
         require_svd(model, DISPLAY_NAME)
         try:
             config = CrossAttentionConfig(temporal=temporal, spatial=spatial)

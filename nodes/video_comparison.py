@@ -21,7 +21,7 @@ class Clip:
     def __init__(self, name: str, label: str, images) -> None:
         """name: the node's input; label: what the texts call the clip, its name when empty."""
         self.label = label or name
-        shape = tuple(getattr(images, "shape", ()))
+        shape: tuple[int, ...] = tuple(getattr(images, "shape", ()))
         if len(shape) != 4 or shape[3] not in (1, 3, 4) or not images.is_floating_point():
             got = f"{shape} of {images.dtype}" if shape else type(images).__name__
             raise ValueError(
@@ -172,8 +172,8 @@ def ssim_map(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _similarity(a: torch.Tensor, b: torch.Tensor, window: int, padding: str) -> torch.Tensor:
-    batches = [frame.permute(2, 0, 1)[None].contiguous() for frame in (a, b)]
-    return _metrics().ssim(*batches, window, padding=padding)  # (1, 3, H, W)
+    batch_a, batch_b = (frame.permute(2, 0, 1)[None].contiguous() for frame in (a, b))
+    return _metrics().ssim(batch_a, batch_b, window, padding=padding)  # (1, 3, H, W)
 
 
 def _metrics():

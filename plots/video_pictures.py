@@ -44,7 +44,7 @@ class SideBySide:
         rows = self.top + self.height + self.height % 2
         self.pictures = torch.full((num_frames, rows, 2 * panel + GAP, 3), BACKGROUND)
         if self.top:
-            self.pictures[:, : self.top] = row
+            self.pictures[:, : self.top] = row  # pyright: ignore[reportPossiblyUnboundVariable]
 
     def write(self, index: int, *frames: torch.Tensor) -> None:
         """Put a pair of frames (H, W, 3) in place."""

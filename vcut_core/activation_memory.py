@@ -53,9 +53,11 @@ Place = tuple[Literal["input", "middle", "output"], int]  # of a block in the UN
 
 def places(unet: UNetShape) -> Iterator[Place]:
     """Yield the place of every block."""
-    yield from (("input", index) for index in range(len(unet.inputs)))
+    for index in range(len(unet.inputs)):
+        yield "input", index
     yield "middle", 0
-    yield from (("output", index) for index in range(len(unet.outputs)))
+    for index in range(len(unet.outputs)):
+        yield "output", index
 
 
 def peak_bytes(

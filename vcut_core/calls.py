@@ -1,22 +1,38 @@
 """The calls of a sampling run that a technique may change, from the sampler down to one layer.
 
-A technique hands a changed copy of a call (``dataclasses.replace``) to what comes after it.
+A technique hands a changed copy of a call to what comes after it.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
 from .transformer_block import constant_of_rows
 
 Axis = Literal["spatial", "temporal"]
+Same = TypeVar("Same", bound="Call")
+Rows = TypeVar("Rows", bound="LayerCall")
 Kind = Literal["block", "cross-attention", "feed-forward", "residual", "upsample", "blend"]
 
 
 @dataclass(frozen=True)
-class CondsCall:
+class Call:
+    """What all calls share."""
+
+    def changed(self: Same, **fields) -> Same:
+        """Return a copy with other ``fields``.
+
+        What dataclasses.replace does in a tenth of the time: every slice of every layer needs one.
+        """
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__, **fields)
+        return copy
+
+
+@dataclass(frozen=True)
+class CondsCall(Call):
     """The sampler asks for the prediction of each cond at one sigma.
 
     is_present: for each cond, whether there is one to evaluate.
@@ -47,11 +63,11 @@ class CondsCall:
     def first_alone(self) -> "CondsCall":
         """Return the call without all conds but the first."""
         alone = tuple(index == 0 for index in range(len(self.is_present)))
-        return replace(self, is_present=alone)
+        return self.changed(is_present=alone)
 
 
 @dataclass(frozen=True)
-class UNetCall:
+class UNetCall(Call):
     """One call of the UNet, cond and uncond batched or not.
 
     elements: of an activation at the UNet's full resolution.
@@ -71,7 +87,7 @@ class UNetCall:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerCall:
+class LayerCall(Call):
     """A call of a layer that treats its rows independently.
 
     inputs: tensors with a row each along their first axis. elements: of the layer's size.
@@ -92,14 +108,14 @@ class LayerCall:
         assert first is not None
         return first.shape[0]
 
-    def rows(self, start: int, stop: int) -> "LayerCall":
+    def rows(self: Rows, start: int, stop: int) -> Rows:
         """Return the call for the rows from start to stop of this one."""
         inputs = tuple(None if given is None else given[start:stop] for given in self.inputs)
-        return replace(self, inputs=inputs, start=self.start + start)
+        return self.changed(inputs=inputs, start=self.start + start)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionCall:
+class AttentionCall(Call):
     """A call of one cross-attention.
 
     layer: with ``to_v`` and ``to_out``. x: (B, S, C). context, value: (B, L, D); value is None
@@ -157,12 +173,12 @@ class BlockCall(LayerCall):
         call = super().rows(start, stop)
         if self.is_attention_replaced:
             output = constant_of_rows(self.attention_output, start, stop, self.num_rows)
-            call = replace(call, attention_output=output)
+            call = call.changed(attention_output=output)
         return call
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResidualCall:
+class ResidualCall(Call):
     """A call of one residual block over frames, then over time.
 
     num_rows: frames of the whole batch. compute_frames: the spatial half for the frames from start

@@ -18,7 +18,7 @@ CONVENTIONS = {
     "thop": ("linear", "norm"),  # and 4 operations per element of every affine LayerNorm
     "true": ("linear", "product"),  # and the attention products QK^T and AV
 }
-COMPONENTS = (
+COMPONENTS: tuple[str, ...] = (
     "spatial convolution",
     "temporal convolution",
     "self-attention, linear",
@@ -180,7 +180,7 @@ def _layer_costs(unet: nn.Module, macs: Counter) -> Iterable[LayerCost]:
         if not parameters and name not in attentions:
             continue
         kind = _kind(module)
-        shape = tuple(module.weight.shape) if kind == "linear" else ()
+        shape = tuple(module.weight.shape) if kind == "linear" else ()  # pyright: ignore[reportArgumentType]
         owner = _cross_attention_of(name, attentions)
         component = _component(name, module, kind)
         yield LayerCost(name, component, kind, owner, parameters, macs[name], shape)

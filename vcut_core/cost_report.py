@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from .feature_slicing import SlicingConfig
 from .run_cost import RunCost
 from .slicing_memory import AUTOMATIC
 
@@ -56,7 +57,7 @@ def headline(run: RunCost) -> str:
     if run.settings.is_empty:
         return "No VCUT settings on this model: nothing saved"
     if not run.settings.changes_compute:
-        if run.settings.slicing.slices == 1:
+        if run.settings.slicing is not None and run.settings.slicing.slices == 1:
             return f"{SLICER_IS_OFF}: nothing saved"
         return f"VCUT Feature Slicer only: {SAVES_MEMORY}"
     return (
@@ -115,7 +116,7 @@ def _settings(run: RunCost) -> Iterator[str]:
         words = ", ".join(f"{n} {'removed' if m == 'remove' else m}" for m, n in counts.items())
         yield f"Cross-attention, {wanted}: {words or 'none in this model'}"
     if run.settings.slicing is not None:
-        yield f"Feature slicing: {_slicing(run)}"
+        yield f"Feature slicing: {_slicing(run.settings.slicing)}"
     guidance = run.settings.guidance
     if guidance is None:
         yield "Guidance: in every step"
@@ -125,8 +126,7 @@ def _settings(run: RunCost) -> Iterator[str]:
         yield f"cut_sigma {guidance.cut_sigma:g} ends it elsewhere on another schedule"
 
 
-def _slicing(run: RunCost) -> str:
-    slicing = run.settings.slicing
+def _slicing(slicing: SlicingConfig) -> str:
     if slicing.slices == 1:
         return "off (slices is 1)"
     count = f"{slicing.slices} slices"

@@ -5,16 +5,18 @@ the layer equals ``L(y) = to_out(to_v(y))``. Source: arXiv 2407.19205, section I
 """
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypeGuard
 
 import torch
 from einops import repeat
-from torch import Tensor, nn
+from torch import Tensor
 
 from .calls import AttentionCall, Axis, BlockCall, Kind, UNetCall
 from .technique import RunFacts, Technique
 
+TemporalMode = Literal["cached", "remove", "keep"]
+SpatialMode = Literal["cached", "keep"]
 TEMPORAL_MODES = ("cached", "remove", "keep")
 SPATIAL_MODES = ("cached", "keep")
 
@@ -29,8 +31,8 @@ class CrossAttentionConfig:
     Raises ValueError for any other word.
     """
 
-    temporal: Literal["cached", "remove", "keep"] = "cached"
-    spatial: Literal["cached", "keep"] = "cached"
+    temporal: TemporalMode = "cached"
+    spatial: SpatialMode = "cached"
 
     def __post_init__(self) -> None:
         for name, choices in (("temporal", TEMPORAL_MODES), ("spatial", SPATIAL_MODES)):
@@ -71,7 +73,7 @@ class AffineOutputCache:
         return sum(value.nbytes for value in self._values.values())
 
 
-def affine_map(layer: nn.Module, context: Tensor) -> Tensor:
+def affine_map(layer, context: Tensor) -> Tensor:
     """Return L(context) of a cross-attention with ``to_v`` and ``to_out``: (B, 1, D) -> (B, 1, C).
 
     The layers are called, never their weights multiplied: weights may be offloaded or quantised.
@@ -79,7 +81,9 @@ def affine_map(layer: nn.Module, context: Tensor) -> Tensor:
     return layer.to_out(layer.to_v(context))
 
 
-def is_single_token(context: Tensor | None, value: Tensor | None, mask: Tensor | None) -> bool:
+def is_single_token(
+    context: Tensor | None, value: Tensor | None, mask: Tensor | None
+) -> TypeGuard[Tensor]:
     """Whether attention over ``context`` (B, L, D) reduces to the affine map: one token, no mask.
 
     value: (B, L, D) where a patch passes its own, else None. Reads shapes only.
@@ -136,7 +140,7 @@ class CachedCrossAttention(Technique):
             count for axis, count in call.cross_attentions.items() if self._answers(axis)
         )
         if self._answers("temporal") and call.can_shorten_time_context():
-            call = replace(call, shortens_time_context=True)
+            call = call.changed(shortens_time_context=True)
         return call
 
     def around_layer(self, call: Any, compute: Callable[[Any], Tensor]) -> Tensor:
@@ -150,9 +154,9 @@ class CachedCrossAttention(Technique):
         if attention is None or not self._is_constant(attention):
             return compute(call)
         if not call.can_skip_attention:
-            return compute(replace(call, needs_whole_batch=True))
+            return compute(call.changed(needs_whole_batch=True))
         self._calls += 1
-        return compute(replace(call, attention_output=self._constant(attention)))
+        return compute(call.changed(attention_output=self._constant(attention)))
 
     def _around_attention(self, call: AttentionCall, compute: Callable[[Any], Tensor]) -> Tensor:
         is_constant = self._is_constant(call)

@@ -6,7 +6,7 @@ NeurIPS 2024 (feature slicer, operator grouping). Differs from source: exact.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from .slices import map_slices, slices_of
 from .slicing_memory import AUTOMATIC, CONDS, MAX_SLICES, SlicedMemory
 from .technique import RunFacts, Technique
 
+Scope = Literal["blocks", "feed_forward", "everything"]
 SCOPES = ("blocks", "feed_forward", "everything")
 SLICED_LAYERS: dict[str, tuple[Kind, ...]] = {
     "feed_forward": ("feed-forward",),
@@ -36,7 +37,7 @@ class SlicingConfig:
     """
 
     slices: int = AUTOMATIC
-    scope: Literal["blocks", "feed_forward", "everything"] = "blocks"
+    scope: Scope = "blocks"
 
     def __post_init__(self) -> None:
         if not AUTOMATIC <= self.slices <= MAX_SLICES:
@@ -85,7 +86,7 @@ class FeatureSlicing(Technique):
         """Note the size of a UNet call and let its residual blocks join their own inputs."""
         self._largest = max(1, call.elements)
         if self.wants_layer("residual", None) and call.can_defer_concat():
-            call = replace(call, defers_concat=True)
+            call = call.changed(defers_concat=True)
         return call
 
     def around_layer(self, call: Any, compute: Callable[[Any], Tensor]) -> Tensor:
@@ -134,4 +135,6 @@ class FeatureSlicing(Technique):
 
 
 def _over_rows(call: LayerCall, compute: Callable[[Any], Tensor], slices: int) -> Tensor:
+    if slices == 1:
+        return compute(call)
     return map_slices(lambda start, stop: compute(call.rows(start, stop)), call.num_rows, slices)

@@ -6,7 +6,7 @@ Source: arXiv 2407.19205, section III (eq. 4 is ``after_cut="average"``).
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from .technique import RunFacts, Technique
 # The factor that each choice puts on the image embedding. The affine maps turn a halved embedding
 # into 1/2 (L(y) + L(0)), eq. 4 of the paper, without a second evaluation.
 EMBEDDING_SCALE = {"average": 0.5, "positive": 1.0, "none": 0.0}
+AfterCut = Literal["average", "positive", "none"]
 AFTER_CUT_MODES = tuple(EMBEDDING_SCALE)
 MAX_STEPS = 10000
 
@@ -42,7 +43,7 @@ class GuidanceConfig:
 
     cut_step: int = 17
     steps: int = 25
-    after_cut: Literal["average", "positive", "none"] = "average"
+    after_cut: AfterCut = "average"
     cut_sigma: float = 0.0
     start_step: int = 1
 
@@ -184,7 +185,7 @@ class GuidanceCut(Technique):
             return compute(call)
         if self._is_guided(call):
             return compute(call)
-        call = replace(call, embedding_scale=self.config.embedding_scale)
+        call = call.changed(embedding_scale=self.config.embedding_scale)
         if is_again:  # PAG compares against the cut prediction, so use the same embedding
             return compute(call)
         self._cut_ids |= call.cond_ids
@@ -193,11 +194,12 @@ class GuidanceCut(Technique):
         return [output, output]
 
     def _is_guided(self, call: CondsCall) -> bool:
-        if self.plan is None:
-            self.plan = self.config.plan(call.sigmas())
-            self.facts.announce(self, self.plan.lines())
+        plan = self.plan
+        if plan is None:
+            plan = self.plan = self.config.plan(call.sigmas())
+            self.facts.announce(self, plan.lines())
         # One read of sigma each evaluation: which branch to run cannot be known without it.
-        return self.plan.is_guided(call.sigma())
+        return plan.is_guided(call.sigma())
 
     def _reason(self, call: CondsCall) -> str:
         present = sum(call.is_present)

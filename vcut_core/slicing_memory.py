@@ -49,7 +49,9 @@ class SlicedMemory:
 
     def peak(self, rows: int, size, slices: int) -> int:
         """Return the peak of activations in bytes, size being (height, width) of the latent."""
-        call = CallShape(rows, *size, self.num_frames or rows, self.facts.itemsize())
+        height, width = size
+        num_frames = self.num_frames or rows
+        call = CallShape(rows, height, width, num_frames, self.facts.itemsize())
         return peak_bytes(self.facts.unet, call, self.scope, slices, self.facts.patched_places())
 
     def choose(self, rows: int, size) -> int:

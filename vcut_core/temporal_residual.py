@@ -32,7 +32,7 @@ class GroupStatistics:
         dims = tuple(range(2, grouped.ndim))
         count = grouped.shape[2:].numel()
         variance, mean = torch.var_mean(grouped, dim=dims, correction=0)
-        if self._mean is None:
+        if self._mean is None or self._squares is None:
             self._count, self._mean, self._squares = count, mean, variance * count
             return
         total = self._count + count
@@ -43,6 +43,7 @@ class GroupStatistics:
 
     def affine(self, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """Return (scale, shift), each (B, C): a group norm is ``x * scale + shift``."""
+        assert self._mean is not None and self._squares is not None, "no slice was added"
         per_group = weight.shape[0] // self.groups
         deviation = torch.rsqrt(self._squares / self._count + eps)
         scale = deviation.repeat_interleave(per_group, dim=1) * weight.to(deviation.dtype)
@@ -103,6 +104,7 @@ def temporal_residual_in_place(
         _rows(hidden, start, stop).copy_(piece)
         del piece
     affine = second.affine(statistics)
+    assert hidden is not None  # a height is at least one row
     for start, stop in slice_bounds(height, slices):
         rows = _rows(x, start, stop)
         piece = second.apply(_rows(hidden, start, stop), affine).add_(rows)

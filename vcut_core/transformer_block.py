@@ -5,11 +5,11 @@ same output, bit for bit. Must not know who decides that the constant may stand 
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def forward_with_constant(
-    block: nn.Module, x: Tensor, constant: Tensor | None, transformer_options: dict
+    block, x: Tensor, constant: Tensor | None, transformer_options: dict
 ) -> Tensor:
     """Return what ``block`` makes of x when its cross-attention gives ``constant``.
 
