@@ -1,7 +1,7 @@
 """SVD at full size with random weights, made in memory, and a picture's conditioning for it.
 
 For what does not depend on the values of weights: time and memory. They keep activations of order
-one, so that fp16 stays finite; the clips are noise.
+one, so that fp16 stays finite; the videos are noise.
 """
 
 from types import SimpleNamespace

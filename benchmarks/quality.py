@@ -1,4 +1,4 @@
-"""Measures what VCUT's settings do to the clips of the tiny SVD, on first frames it never saw.
+"""Measures what VCUT's settings do to the videos of the tiny SVD, on first frames it never saw.
 
 python3 benchmarks/quality.py [--frames 64] [--seeds 2] [--variants c17 ...] [--weights FILE]
 
@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="of one thread each")
     parser.add_argument("--steps", type=positive, default=SCHEDULE_STEPS, help="of the sampler")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--work", type=Path, default=WORK, help="where finished clips are kept")
+    parser.add_argument("--work", type=Path, default=WORK, help="where finished videos are kept")
     return parser.parse_args()
 
 
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def measure_and_report(options: argparse.Namespace) -> None:
-    """Finish all clips, then write JSON, table, plot and sheets."""
+    """Finish all videos, then write JSON, table, plot and sheets."""
     from private_comfyui.launch import make_pack_importable
 
     make_pack_importable()
@@ -86,7 +86,7 @@ def measure_and_report(options: argparse.Namespace) -> None:
     tasks += [Task.of(variant.name, *pair) for pair in pairs for variant in variants]
     records = finished_records(run)
     todo = [task for task in tasks if task not in records]
-    with progress_bar("clips", len(tasks), "clip", initial=len(tasks) - len(todo)) as bar:
+    with progress_bar("videos", len(tasks), "video", initial=len(tasks) - len(todo)) as bar:
         for record in finish_all(run, todo, options.jobs):
             records[Task(**record["task"])] = record
             bar.update()
@@ -109,7 +109,7 @@ def measure_and_report(options: argparse.Namespace) -> None:
 
 
 def _folder_name(sha256: str, steps: int) -> str:
-    """Return a name that changes with whatever changes all clips."""
+    """Return a name that changes with whatever changes all videos."""
     comfyui = ".".join(map(str, comfyui_version(current_host().comfyui)))
     return f"{sha256[:12]}-{steps}-steps-comfyui-{comfyui}-torch-{version('torch')}"
 

@@ -1,6 +1,6 @@
-"""What the quality benchmark measures on one clip, each measure with its definition.
+"""What the quality benchmark measures on one video, each measure with its definition.
 
-Clips are arrays (T, H, W, 3), uint8. Must not know how they were sampled. The eight stand-ins take
+Videos are arrays (T, H, W, 3), uint8. Must not know how they were sampled. The eight stand-ins take
 the places of VBench's eight dimensions as the paper reports them, without VBench's networks.
 """
 
@@ -11,16 +11,16 @@ import cv2
 import numpy as np
 import torch
 import video_distance
-from clip_truth import LATE, centroids, directions_right, psnr
-from clip_world import Clips
 from vcut.nodes.video_comparison import ssim, ssim_map
 from video_distance import as_floats
+from video_truth import LATE, centroids, directions_right, psnr
+from video_world import Videos
 
-MOST_DB = 100.0  # given to equal clips, whose PSNR is infinite
+MOST_DB = 100.0  # given to equal videos, whose PSNR is infinite
 SPRITE_SIDE = 20  # pixels of the square cut out around the sprite: radii are 9 to 11
-SPRITE_REACH = 22.0  # pixels from its centre that an SSIM window may show it: 15 in x and in y
+SPRITE_REACH = 25.0  # pixels from its centre that an SSIM window may show it: 17 in x and in y
 FASTEST = 0.05  # the part of the pixels whose flow is the dynamic degree, as in VBench
-FLOW_SCALE = 4  # clips are enlarged so much for the flow: its smallest patch is 8 pixels
+FLOW_SCALE = 4  # videos are enlarged so much for the flow: its smallest patch is 8 pixels
 SHARPNESS_BLUR = 1.0  # pixels
 LAST = slice(-3, None)
 
@@ -43,16 +43,16 @@ class Measure:
 MEASURES = (
     Measure(
         "psnr_to_baseline", "PSNR to baseline, dB", "baseline", "higher", 2,
-        "over the whole clip, against the baseline's clip of the same frame and seed; "
+        "over the whole video, against the baseline's video of the same frame and seed; "
         f"{MOST_DB:.0f} when equal",
     ),
     Measure(
         "ssim_to_baseline", "SSIM to baseline", "baseline", "higher", 4,
-        "structural similarity to that clip, mean over frames",
+        "structural similarity to that video, mean over frames",
     ),
     Measure(
         "largest_frame_error", "largest frame error, levels", "baseline", "lower", 2,
-        "the mean absolute error to the same frame of that clip, in levels of 255, of the frame "
+        "the mean absolute error to the same frame of that video, in levels of 255, of the frame "
         "where it is largest",
     ),
     Measure(
@@ -61,16 +61,16 @@ MEASURES = (
     ),
     Measure(
         "direction_right", "direction right, %", "truth", "higher", 1,
-        "clips whose sprite is there to the end and went the way its looks tell",
+        "videos whose sprite is there to the end and went the way its looks tell",
     ),
     Measure(
         "subject_consistency", "subject consistency, %", "stand-in", "higher", 2,
         f"SSIM of the {SPRITE_SIDE} x {SPRITE_SIDE} pixels around the sprite's centroid with those "
-        "of the clip's first frame and of the frame before, mean",
+        "of the video's first frame and of the frame before, mean",
     ),
     Measure(
         "background_consistency", "background consistency, %", "stand-in", "higher", 2,
-        "SSIM with the clip's first frame and with the frame before, mean over the pixels farther "
+        "SSIM with the video's first frame and with the frame before, mean over the pixels farther "
         f"than {SPRITE_REACH:.0f} from where the sprite should be in both",
     ),
     Measure(
@@ -91,7 +91,7 @@ MEASURES = (
         "sharpness", "sharpness, 1 = truth's", "stand-in", "one", 3,
         "for imaging quality: variance of the Laplacian after a Gaussian of 1 pixel (which keeps "
         "edges and takes the VAE's grain), mean over colours and frames, over that of the true "
-        "clip; below 1 blurred, above 1 halos and noise",
+        "video; below 1 blurred, above 1 halos and noise",
     ),
     Measure(
         "input_subject", "input-subject consistency, %", "stand-in", "higher", 2,
@@ -109,32 +109,32 @@ def to_uint8(frames: torch.Tensor) -> np.ndarray:
     return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def distance_to_baseline(baseline: np.ndarray, clip: np.ndarray) -> dict[str, float]:
+def distance_to_baseline(baseline: np.ndarray, video: np.ndarray) -> dict[str, float]:
     """Return the measures of the group "baseline"."""
-    error = np.abs(baseline.astype(np.float64) - clip).mean((1, 2, 3))  # (T,)
+    error = np.abs(baseline.astype(np.float64) - video).mean((1, 2, 3))  # (T,)
     return {
-        "psnr_to_baseline": min(MOST_DB, video_distance.psnr(baseline, clip)),
-        "ssim_to_baseline": video_distance.ssim(baseline, clip),
+        "psnr_to_baseline": min(MOST_DB, video_distance.psnr(baseline, video)),
+        "ssim_to_baseline": video_distance.ssim(baseline, video),
         "largest_frame_error": float(error.max()),
     }
 
 
-def measure(clip: np.ndarray, truth: Clips) -> dict[str, float]:
-    """Return the measures of the other groups. truth: of this clip alone, B = 1."""
-    true_clip = to_uint8(truth.frames[0])
-    truth = replace(truth, frames=_as_torch(true_clip))  # both through the same rounding
-    made = _as_torch(clip)
-    subject, input_subject = _subject(clip, made, truth, true_clip[0])
-    background, input_background = _background(clip, truth.path[0].numpy(), true_clip[0])
+def measure(video: np.ndarray, truth: Videos) -> dict[str, float]:
+    """Return the measures of the other groups. truth: of this video alone, B = 1."""
+    true_video = to_uint8(truth.frames[0])
+    truth = replace(truth, frames=_as_torch(true_video))  # both through the same rounding
+    made = _as_torch(video)
+    subject, input_subject = _subject(video, made, truth, true_video[0])
+    background, input_background = _background(video, truth.path[0].numpy(), true_video[0])
     return {
         "psnr_to_truth": psnr(truth.frames[:, LATE], made[:, LATE]).item(),
         "direction_right": 100 * directions_right(truth, made).float().item(),
         "subject_consistency": subject,
         "background_consistency": background,
-        "motion_smoothness": motion_smoothness(clip),
-        "dynamic_degree": dynamic_degree(clip),
-        "contrast": contrast(clip[LAST]) / contrast(true_clip[LAST]),
-        "sharpness": sharpness(clip) / sharpness(true_clip),
+        "motion_smoothness": motion_smoothness(video),
+        "dynamic_degree": dynamic_degree(video),
+        "contrast": contrast(video[LAST]) / contrast(true_video[LAST]),
+        "sharpness": sharpness(video) / sharpness(true_video),
         "input_subject": input_subject,
         "input_background": input_background,
     }
@@ -148,9 +148,9 @@ def flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return cv2.resize(field, (width, height), interpolation=cv2.INTER_AREA) / FLOW_SCALE
 
 
-def dynamic_degree(clip: np.ndarray) -> float:
+def dynamic_degree(video: np.ndarray) -> float:
     """Return the mean flow of the fastest pixels, in pixels a frame."""
-    lengths = [np.linalg.norm(flow(a, b), axis=-1) for a, b in zip(clip, clip[1:], strict=False)]
+    lengths = [np.linalg.norm(flow(a, b), axis=-1) for a, b in zip(video, video[1:], strict=False)]
     count = max(1, round(FASTEST * lengths[0].size))
     return float(np.mean([np.partition(length.ravel(), -count)[-count:] for length in lengths]))
 
@@ -161,40 +161,40 @@ def interpolate(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return (moved[0] + moved[1]) / 2
 
 
-def motion_smoothness(clip: np.ndarray) -> float:
+def motion_smoothness(video: np.ndarray) -> float:
     """Return 100 less the error, in percent of 255, of making frames 2, 4, ... of the others."""
     errors = [
-        np.abs(interpolate(clip[t - 1], clip[t + 1]) - clip[t]).mean()
-        for t in range(1, len(clip) - 1, 2)
+        np.abs(interpolate(video[t - 1], video[t + 1]) - video[t]).mean()
+        for t in range(1, len(video) - 1, 2)
     ]
     return float(100 * (1 - np.mean(errors) / 255))
 
 
-def sharpness(clip: np.ndarray) -> float:
+def sharpness(video: np.ndarray) -> float:
     """Return the variance of the Laplacian of Gaussian, mean over colours and frames."""
-    smooth = [cv2.GaussianBlur(frame.astype(np.float32), (0, 0), SHARPNESS_BLUR) for frame in clip]
+    smooth = [cv2.GaussianBlur(frame.astype(np.float32), (0, 0), SHARPNESS_BLUR) for frame in video]
     return float(np.mean([cv2.Laplacian(frame, cv2.CV_32F).var((0, 1)) for frame in smooth]))
 
 
-def contrast(clip: np.ndarray) -> float:
+def contrast(video: np.ndarray) -> float:
     """Return the deviation of a frame's pixels from their mean colour, mean over frames."""
-    return float(np.mean(np.sqrt(clip.astype(np.float64).var((1, 2)).mean(1))))
+    return float(np.mean(np.sqrt(video.astype(np.float64).var((1, 2)).mean(1))))
 
 
-def sprite_patches(clip: np.ndarray, centres: np.ndarray) -> np.ndarray:
+def sprite_patches(video: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Return the squares (T, side, side, 3) around centres (T, 2), x and y in pixels."""
     size = (SPRITE_SIDE, SPRITE_SIDE)
     places = [(float(x) - 0.5, float(y) - 0.5) for x, y in centres]  # OpenCV: pixel 0 is at 0.0
     return np.stack(
-        [cv2.getRectSubPix(f, size, place) for f, place in zip(clip, places, strict=True)]
+        [cv2.getRectSubPix(f, size, place) for f, place in zip(video, places, strict=True)]
     )
 
 
-def _subject(clip, made, truth: Clips, picture) -> tuple[float, float]:
-    """Return subject consistency within the clip and with the input picture."""
+def _subject(video, made, truth: Videos, picture) -> tuple[float, float]:
+    """Return subject consistency within the video and with the input picture."""
     centres = centroids(made, truth.colour)[0][0].numpy()  # (T, 2)
     true_centre = centroids(truth.frames[:, :1], truth.colour)[0][0].numpy()
-    patches = as_floats(sprite_patches(clip, centres))
+    patches = as_floats(sprite_patches(video, centres))
     own = as_floats(sprite_patches(picture[None], true_centre))[0]
     first = [ssim(patch, patches[0]) for patch in patches[1:]]
     before = [ssim(a, b) for a, b in zip(patches, patches[1:], strict=False)]
@@ -202,15 +202,15 @@ def _subject(clip, made, truth: Clips, picture) -> tuple[float, float]:
     return 100 * float(np.mean(first + before)), 100 * float(np.mean(given))
 
 
-def _background(clip, path: np.ndarray, picture) -> tuple[float, float]:
-    """Return background consistency within the clip and with the input picture. path: (T, 2)."""
-    is_rest = [torch.from_numpy(_far_from(place, clip.shape[1:3])) for place in path]
-    frames, picture = as_floats(clip), as_floats(picture)
+def _background(video, path: np.ndarray, picture) -> tuple[float, float]:
+    """Return background consistency within the video and with the input picture. path: (T, 2)."""
+    is_rest = [torch.from_numpy(_far_from(place, video.shape[1:3])) for place in path]
+    frames, picture = as_floats(video), as_floats(picture)
 
     def similarity(a, b, rest) -> float:
         return ssim_map(a, b)[rest].mean().item()
 
-    steps = range(1, len(clip))
+    steps = range(1, len(video))
     first = [similarity(frames[0], frames[t], is_rest[0] & is_rest[t]) for t in steps]
     before = [similarity(frames[t - 1], frames[t], is_rest[t - 1] & is_rest[t]) for t in steps]
     given = [similarity(picture, f, is_rest[0] & r) for f, r in zip(frames, is_rest, strict=True)]
@@ -222,8 +222,8 @@ def _far_from(place: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.hypot(x - place[0], y - place[1]) > SPRITE_REACH
 
 
-def _as_torch(clip: np.ndarray) -> torch.Tensor:
-    return as_floats(clip).permute(0, 3, 1, 2)[None]  # (1, T, 3, H, W)
+def _as_torch(video: np.ndarray) -> torch.Tensor:
+    return as_floats(video).permute(0, 3, 1, 2)[None]  # (1, T, 3, H, W)
 
 
 def _enlarged(grey: np.ndarray) -> np.ndarray:

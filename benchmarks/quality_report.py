@@ -11,7 +11,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SHEET_LIMIT = 300_000  # bytes
-SHEET_SCALE = 3  # pixels of a sheet for one of a clip
+SHEET_SCALE = 3  # pixels of a sheet for one of a video
 BETTER = {"higher": "higher is better", "lower": "lower is better", "one": "1 is the truth's"}
 
 
@@ -43,16 +43,16 @@ def _head(results: dict) -> str:
     lines = [
         "# Quality on the tiny SVD",
         f"`{results['command']}`, {results['date']}, {results['device']}. {names}.",
-        f"{count} clips of each variant: {sampling['frames']} unseen first frames, "
+        f"{count} videos of each variant: {sampling['frames']} unseen first frames, "
         f"{sampling['seeds']} seeds for each, {sampling['steps']} steps, {sampling['settings']}. "
         f"Weights `{results['weights']['file']}`, sha256 `{results['weights']['sha256'][:16]}`.",
-        "Intervals: the clips of one first frame are averaged, then first frames are drawn anew "
+        "Intervals: the videos of one first frame are averaged, then first frames are drawn anew "
         "(percentile bootstrap). They are not corrected for the number of comparisons: of 20 "
         "intervals around a true 0, about one leaves it out. The eight stand-ins take the place of "
         "VBench's dimensions without its networks; they are not VBench scores.",
     ]
     if len(results["pack_sources"]) > 1:
-        lines.append("The clips were made by more than one state of the pack's sources.")
+        lines.append("The videos were made by more than one state of the pack's sources.")
     return "\n\n".join(lines)
 
 
@@ -104,7 +104,7 @@ def _order(results: dict, name: str, order: dict) -> str:
         rows.append([measure["title"], BETTER.get(measure["better"], "neither"), ranked, *cells])
     text = (
         f"## Order of {name}\n\nMeans from the highest down, and paired differences with 95 % "
-        "intervals, bold where they leave out 0. After each, the clips that the first and the "
+        "intervals, bold where they leave out 0. After each, the videos that the first and the "
         "second win (where neither direction is better: in which it is higher); the rest are "
         "equal.\n\n"
     )
@@ -120,12 +120,12 @@ def _ranked(names: list[str], summary: dict, measure: str, titles: dict) -> str:
 
 
 def _pair(pair: dict, decimals: int) -> str:
-    wins = f"{pair['won_by_first']}:{pair['won_by_second']} of {pair['clips']}"
+    wins = f"{pair['won_by_first']}:{pair['won_by_second']} of {pair['videos']}"
     return f"{_difference(pair, decimals)}, {wins}"
 
 
 def _variants(variants: list[dict]) -> str:
-    """Return what each variant is; evaluations are a list, in case clips differ."""
+    """Return what each variant is; evaluations are a list, in case videos differ."""
     rows = [
         [v["title"], v["meaning"], ", ".join(str(count) for count in v["evaluations"])]
         for v in variants
@@ -214,11 +214,11 @@ def _panel(panel, measure: dict, variants: list[dict], summary: dict) -> None:
     panel.locator_params(axis="x", nbins=5)
 
 
-def write_sheet(path: Path, clips: list, titles: list[str]) -> None:
-    """Write a JPEG, a row of evenly chosen frames for each clip (T, H, W, 3), below the limit."""
+def write_sheet(path: Path, videos: list, titles: list[str]) -> None:
+    """Write a JPEG, a row of evenly chosen frames for each video (T, H, W, 3), below the limit."""
     from videos import contact_sheet
 
-    enlarged = [clip.repeat(SHEET_SCALE, 1).repeat(SHEET_SCALE, 2) for clip in clips]
+    enlarged = [video.repeat(SHEET_SCALE, 1).repeat(SHEET_SCALE, 2) for video in videos]
     sheet = contact_sheet(enlarged, titles)
     for quality in range(90, 0, -10):
         content = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Gathers the records of all clips into what quality.json holds, and chooses the contact sheets."""
+"""Gathers the records of all videos into what quality.json holds; chooses the contact sheets."""
 
 import datetime
 import json
@@ -10,14 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from clip_world import DIRECTION_NAMES
 from machine import cpu_name
 from private_comfyui.install import comfyui_version, current_host
 from quality_measures import MEASURES, to_uint8
 from quality_report import write_sheet
-from quality_sampling import REFERENCES, Run, Task, read_clip, true_clip
+from quality_sampling import REFERENCES, Run, Task, read_video, true_video
 from quality_statistics import orders, summarise
 from quality_variants import BASELINE, ORDERS, Variant
+from video_world import DIRECTION_NAMES
 
 PACKAGES = ("torch", "numpy", "scipy", "kornia", "scikit-image", "opencv-python-headless")
 DIGITS = 6  # that are kept of every number
@@ -26,7 +26,7 @@ DIGITS = 6  # that are kept of every number
 def collect(
     variants: list[Variant], pairs: list[tuple[int, int]], records: dict[Task, dict]
 ) -> dict:
-    """Return values, means, paired differences and orders. pairs: (frame, seed) of each clip."""
+    """Return values, means, paired differences and orders. pairs: (frame, seed) of each video."""
     frames = [frame for frame, _ in pairs]
     chosen = {v.name: [records[Task.of(v.name, *pair)] for pair in pairs] for v in variants}
     measures = [asdict(measure) for measure in MEASURES]
@@ -111,13 +111,13 @@ def write_sheets(folder: Path, run: Run, variants: list[Variant], num_frames: in
     """Write a sheet for each direction: its lowest-numbered first frame, seed 0, truth on top."""
     paths, seen = [], set()
     for frame in range(num_frames):
-        truth = true_clip(frame)
+        truth = true_video(frame)
         direction = DIRECTION_NAMES[int(truth.direction)]
         if direction in seen:
             continue
         seen.add(direction)
-        clips = [read_clip(Task.of(v.name, frame, 0).file(run))[0] for v in variants]
+        videos = [read_video(Task.of(v.name, frame, 0).file(run))[0] for v in variants]
         titles = [f"truth, first frame {frame}", *(variant.title for variant in variants)]
         paths.append(folder / f"quality_{direction}.jpg")
-        write_sheet(paths[-1], [to_uint8(truth.frames[0]), *clips], titles)
+        write_sheet(paths[-1], [to_uint8(truth.frames[0]), *videos], titles)
     return paths

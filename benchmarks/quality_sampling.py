@@ -1,6 +1,6 @@
-"""Samples and measures the clips of the quality benchmark, one thread a process, resumably.
+"""Samples and measures the videos of the quality benchmark, one thread a process, resumably.
 
-A finished clip is a file in the run's folder, so a run that was stopped goes on where it ended.
+A finished video is a file in the run's folder, so a run that was stopped goes on where it ended.
 """
 
 import hashlib
@@ -28,14 +28,14 @@ SEED_STRIDE = 1_000_000  # seed 0 of a frame is the one that the gate samples it
 REFERENCES = {"truth": "truth", "vae": "truth through the VAE"}  # measured, not sampled
 MEASURE_SOURCES = (
     BENCH / "quality_measures.py",
-    TINY_SVD / "clip_truth.py",
+    TINY_SVD / "video_truth.py",
     ROOT / "nodes" / "video_comparison.py",
 )
 
 
 @dataclass(frozen=True)
 class Run:
-    """What all clips of a run share: the weights, the folder for its files, the steps."""
+    """What all videos of a run share: the weights, the folder for its files, the steps."""
 
     weights: Path
     folder: Path
@@ -43,14 +43,14 @@ class Run:
 
     @property
     def records(self) -> Path:
-        """The file with a line for each clip; another one when the measures' sources change."""
+        """The file with a line for each video; another one when the measures' sources change."""
         digest = _digest(source.read_bytes() for source in MEASURE_SOURCES)
         return self.folder / f"measures-{digest}.jsonl"
 
 
 @dataclass(frozen=True)
 class Task:
-    """One clip. fingerprint: of the variant's settings. seed: counted from 0 for each frame."""
+    """One video. fingerprint: of the variant's settings. seed: counted from 0 for each frame."""
 
     variant: str
     fingerprint: str
@@ -59,7 +59,7 @@ class Task:
 
     @classmethod
     def of(cls, variant: str, frame: int, seed: int) -> "Task":
-        """Return the clip that ``variant`` makes of a first frame."""
+        """Return the video that ``variant`` makes of a first frame."""
         fingerprint = "" if variant in REFERENCES else BY_NAME[variant].fingerprint
         return cls(variant, fingerprint, frame, seed)
 
@@ -69,7 +69,7 @@ class Task:
         return self.frame + SEED_STRIDE * self.seed
 
     def file(self, run: Run) -> Path:
-        """The finished clip."""
+        """The finished video."""
         folder = run.folder / f"{self.variant}-{self.fingerprint}"
         return folder / f"{self.frame:03d}_{self.seed}.npz"
 
@@ -114,63 +114,63 @@ def finish_all(run: Run, tasks: list[Task], jobs: int) -> Iterator[dict]:
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, which lets a clip be finished; end when the parent has gone."""
+    """Leave Ctrl-C to the parent, which lets a video be finished; end when the parent has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def finish(run: Run, task: Task) -> dict:
-    """Return the record of one clip, which is sampled first unless its file is there."""
+    """Return the record of one video, which is sampled first unless its file is there."""
     sampler = _sampler(run)
-    truth = true_clip(task.frame)
+    truth = true_video(task.frame)
     if task.variant in REFERENCES:
-        clip = sampler.reference(task.variant, truth)
-        return {"task": asdict(task), "values": sampler.measures.measure(clip, truth)}
+        video = sampler.reference(task.variant, truth)
+        return {"task": asdict(task), "values": sampler.measures.measure(video, truth)}
     if not task.file(run).exists():
-        write_clip(task.file(run), *sampler.sample(task, truth))
-    clip, facts = read_clip(task.file(run))
+        write_video(task.file(run), *sampler.sample(task, truth))
+    video, facts = read_video(task.file(run))
     baseline = Task.of(BASELINE.name, task.frame, task.seed)
-    reference, _ = read_clip(baseline.file(run))
-    values = sampler.measures.distance_to_baseline(reference, clip)
-    values |= sampler.measures.measure(clip, truth)
+    reference, _ = read_video(baseline.file(run))
+    values = sampler.measures.distance_to_baseline(reference, video)
+    values |= sampler.measures.measure(video, truth)
     return {"task": asdict(task), "facts": facts, "values": values}
 
 
-def true_clip(frame: int):
-    """Return the true continuation of an unseen first frame, counted from 0: Clips, B = 1."""
+def true_video(frame: int):
+    """Return the true continuation of an unseen first frame, counted from 0: Videos, B = 1."""
     return _true_batch(frame // FRAMES_IN_BATCH).only(frame % FRAMES_IN_BATCH)
 
 
 @lru_cache(maxsize=2)
 def _true_batch(batch: int):
-    from clip_truth import UNSEEN_SEED
-    from clip_world import make_clips
+    from video_truth import UNSEEN_SEED
+    from video_world import make_videos
 
-    return make_clips(FRAMES_IN_BATCH, UNSEEN_SEED + batch, unseen=True)
+    return make_videos(FRAMES_IN_BATCH, UNSEEN_SEED + batch, unseen=True)
 
 
-def write_clip(file: Path, clip, facts: dict) -> None:
-    """Write a clip (T, H, W, 3), uint8, whole or not at all."""
+def write_video(file: Path, video, facts: dict) -> None:
+    """Write a video (T, H, W, 3), uint8, whole or not at all."""
     import numpy as np
 
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.stem}.{os.getpid()}.partial.npz")
-    np.savez_compressed(partial, clip=clip, facts=json.dumps(facts))
+    np.savez_compressed(partial, video=video, facts=json.dumps(facts))
     os.replace(partial, file)
 
 
-def read_clip(file: Path):
-    """Return (clip, facts) as ``write_clip`` was given them."""
+def read_video(file: Path):
+    """Return (video, facts) as ``write_video`` was given them."""
     import numpy as np
 
     with np.load(file) as content:
-        return content["clip"], json.loads(str(content["facts"]))
+        return content["video"], json.loads(str(content["facts"]))
 
 
 @cache
 def _sampler(run: Run) -> "Sampler":
-    """Load everything at a worker's first clip, so that an error reaches the parent."""
+    """Load everything at a worker's first video, so that an error reaches the parent."""
     from private_comfyui.install import current_host
     from private_comfyui.launch import make_comfyui_importable, make_pack_importable
 
@@ -204,14 +204,14 @@ class Sampler:
         self.pack_sources = _pack_sources()
 
     def reference(self, name: str, truth):
-        """Return the true clip (T, H, W, 3), uint8, as it is or as the VAE decodes it."""
+        """Return the true video (T, H, W, 3), uint8, as it is or as the VAE decodes it."""
         from evaluate import through_vae
 
         frames = truth.frames[0]
         return self.measures.to_uint8(frames if name == "truth" else through_vae(self.vae, frames))
 
     def sample(self, task: Task, truth) -> tuple:
-        """Return the clip (T, H, W, 3), uint8, and facts about its making."""
+        """Return the video (T, H, W, 3), uint8, and facts about its making."""
         from evaluate import generate
 
         model = BY_NAME[task.variant].apply(self.model)

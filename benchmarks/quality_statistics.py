@@ -1,7 +1,7 @@
 """Means and paired differences of the quality benchmark, with their intervals.
 
-The clips of one first frame are not independent, so they are averaged first and the 95 % interval
-comes from drawing first frames anew (percentile bootstrap). Knows nothing of clips or models.
+The videos of one first frame are not independent, so they are averaged first and the 95 % interval
+comes from drawing first frames anew (percentile bootstrap). Knows nothing of videos or models.
 """
 
 from itertools import combinations
@@ -35,7 +35,7 @@ def mean_with_interval(values: list[float], frames: list[int]) -> dict:
 
 
 def paired_difference(values, reference, frames) -> dict:
-    """Return mean and interval of ``values`` less ``reference``, both of the same clips."""
+    """Return mean and interval of ``values`` less ``reference``, both of the same videos."""
     return mean_with_interval(np.subtract(values, reference), frames)
 
 
@@ -48,19 +48,19 @@ def goodness(values, better: str) -> np.ndarray:
 
 
 def compare(a, b, frames, better: str) -> dict:
-    """Return the paired difference a - b and the count of clips that each wins."""
+    """Return the paired difference a - b and the count of videos that each wins."""
     good_a, good_b = goodness(a, better), goodness(b, better)
     return paired_difference(a, b, frames) | {
         "won_by_first": int((good_a > good_b).sum()),
         "won_by_second": int((good_a < good_b).sum()),
-        "clips": len(good_a),
+        "videos": len(good_a),
     }
 
 
 def orders(values: dict, frames: list[int], names: tuple[str, ...], measures: list[dict]) -> dict:
     """Return, for each measure, the variants from the highest mean down, and every pair compared.
 
-    values: {variant: {measure: list over clips}}.
+    values: {variant: {measure: list over videos}}.
     """
     found = {}
     for measure in measures:

@@ -1,4 +1,4 @@
-"""What the quality benchmark compares: settings of the pack's own nodes. Knows nothing of clips."""
+"""What the quality benchmark compares: settings of the nodes of the pack."""
 
 import hashlib
 import json

@@ -178,7 +178,8 @@ def measure_run(nodes: HostNodes, model, job: Job, variant: Variant) -> Run:
     unet = model.model.diffusion_model
     with ExitStack() as stack:
         stack.enter_context(watch_evaluations(unet, watch.on_evaluation))
-        hook = unet.register_forward_pre_hook(watch.on_call, with_kwargs=True)
+        transformer = unet.middle_block[1]  # is called once the UNet's wrappers have run
+        hook = transformer.register_forward_pre_hook(watch.on_call, with_kwargs=True)
         stack.callback(hook.remove)
         latent = variant.sample(nodes, model, job)
         seconds, cpu_seconds = watch.stop()
@@ -202,10 +203,11 @@ class _Watch:
             self._started = self._now()
         self.evaluations += len(cond_or_uncond)
 
-    def on_call(self, _unet, _inputs, options: dict) -> None:
+    def on_call(self, _transformer, inputs: tuple, options: dict) -> None:
         """Keep VCUT's cache of this run: it is discarded with the run, before it can be weighed."""
-        call = options["transformer_options"].get("vcut_call")
-        techniques = call.unet.techniques if call is not None else []
+        given = [value for value in (*inputs, *options.values()) if isinstance(value, dict)]
+        calls = [value["vcut_call"] for value in given if "vcut_call" in value]
+        techniques = calls[0].unet.techniques if calls else []
         caches = [technique.cache for technique in techniques if hasattr(technique, "cache")]
         self.caches += [cache for cache in caches if cache not in self.caches]
 

@@ -40,7 +40,7 @@ class Settings:
 
 
 def default_settings(model: str | None, device: str) -> dict:
-    """Return the settings that suit a device: SVD-XT in full on a GPU, a small clip on a CPU."""
+    """Return the settings that suit a device: SVD-XT in full on a GPU, a small video on a CPU."""
     if model == "tiny":
         size = {"width": 64, "height": 64, "frames": FRAMES["tiny"], "steps": 25, "rounds": 3}
     elif device == "cuda":

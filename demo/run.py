@@ -1,4 +1,4 @@
-"""First command of the README: one picture becomes a clip, without and with VCUT.
+"""First command of the README: one picture becomes a video, without and with VCUT.
 
 python3 demo/run.py [--image FILE] [--checkpoint NAME] ...
 
@@ -23,7 +23,7 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".sft")
 
 
 @dataclass
-class Clip:
+class Video:
     """One finished run: frames (T, H, W, 3) uint8, its mp4, and what was counted.
 
     cross_attentions, lines: what VCUT says of the run; 0 and none without VCUT.
@@ -38,7 +38,7 @@ class Clip:
 
 
 def main() -> int:
-    """Check the arguments, then run both clips; return the exit code."""
+    """Check the arguments, then run both videos; return the exit code."""
     arguments = _parse()
     try:
         _check(arguments)
@@ -46,7 +46,7 @@ def main() -> int:
         if exit_code is not None:
             return exit_code
         _check_image(arguments.image)
-        without, with_vcut, sheet = _make_clips(arguments)
+        without, with_vcut, sheet = _make_videos(arguments)
     except (HostError, prompts.WorkflowError, OSError) as error:  # OSError: a full disk, say
         print(f"VCUT: {error}", file=sys.stderr)
         return 1
@@ -59,18 +59,20 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="One picture becomes a clip, without and with VCUT."
+        description="One picture becomes a video, without and with VCUT."
     )
     parser.add_argument("--image", type=Path, default=EXAMPLE_IMAGE, help="the picture")
     parser.add_argument("--checkpoint", help="an SVD checkpoint of ComfyUI; default: the tiny SVD")
     parser.add_argument("--workflow", type=Path, default=DEFAULT_WORKFLOW, help="with VCUT in it")
-    parser.add_argument("--frames", type=positive, help="frames of the clip")
+    parser.add_argument("--frames", type=positive, help="frames of the video")
     parser.add_argument("--steps", type=positive, help="steps of the sampler")
     parser.add_argument("--cut-step", type=positive, help="first step without guidance, from 1")
     parser.add_argument("--width", type=positive, help="pixels, a multiple of 8")
     parser.add_argument("--height", type=positive, help="pixels, a multiple of 8")
-    parser.add_argument("--seed", type=int, default=0, help="the same for both clips; default 0")
-    parser.add_argument("--output", type=Path, default=PACK / "output", help="folder for the clips")
+    parser.add_argument("--seed", type=int, default=0, help="the same for both videos; default 0")
+    parser.add_argument(
+        "--output", type=Path, default=PACK / "output", help="folder for the videos"
+    )
     parser.add_argument("--comfyui", type=Path, help="use this ComfyUI and its Python")
     return parser.parse_args()
 
@@ -130,7 +132,7 @@ def _check_image(path: Path) -> None:
         raise HostError(f"could not read the picture {path}: {error}") from None
 
 
-def _make_clips(arguments: argparse.Namespace) -> tuple[Clip, Clip, Path]:
+def _make_videos(arguments: argparse.Namespace) -> tuple[Video, Video, Path]:
     """Start ComfyUI, run both prompts, write everything to the output folder."""
     import videos
     from private_comfyui.serve import ComfyServer
@@ -142,7 +144,7 @@ def _make_clips(arguments: argparse.Namespace) -> tuple[Clip, Clip, Path]:
         for variant in variants.values():  # load and warm up, so that the seconds compare
             server.run(_shortened(variant))
         without, with_vcut = (
-            _make_clip(server, variant, title, arguments.output)
+            _make_video(server, variant, title, arguments.output)
             for title, variant in variants.items()
         )
     titles = tuple(variants)
@@ -194,7 +196,7 @@ def _shortened(prompt: dict) -> dict:
     return prompt
 
 
-def _make_clip(server, prompt: dict, title: str, folder: Path) -> Clip:
+def _make_video(server, prompt: dict, title: str, folder: Path) -> Video:
     import videos
 
     with progress_bar(title, prompts.num_steps(prompt)) as bar:
@@ -222,7 +224,7 @@ def _make_clip(server, prompt: dict, title: str, folder: Path) -> Clip:
     if not counted:
         raise HostError("expected a workflow with a KSampler or a guider, found no sampling in it.")
     told = run.events.get("vcut.run", [])
-    return Clip(
+    return Video(
         frames=frames,
         path=path,
         evaluations=sum(part["evaluations"] for part in counted),
@@ -242,7 +244,7 @@ def _fps(prompt: dict) -> int:
     return int(values[0]) if values and not isinstance(values[0], list) else 6
 
 
-def _table(without: Clip, with_vcut: Clip, sheet: Path, is_tiny: bool) -> str:
+def _table(without: Video, with_vcut: Video, sheet: Path, is_tiny: bool) -> str:
     """Return what the user is told in the end."""
     from private_comfyui.launch import make_pack_importable
 
@@ -263,7 +265,7 @@ def _table(without: Clip, with_vcut: Clip, sheet: Path, is_tiny: bool) -> str:
     lines += [f"VCUT: {line}" for line in with_vcut.lines]
     if is_tiny:
         lines.append(
-            "Made with the tiny SVD, trained on generated clips: it shows what VCUT does to a "
+            "Made with the tiny SVD, trained on generated videos: it shows what VCUT does to a "
             "small model of SVD's kind, not to SVD. Its seconds say nothing about a full-size one."
         )
     for path in (without.path, with_vcut.path, sheet.with_name("side_by_side.mp4"), sheet):

@@ -1,4 +1,4 @@
-"""The node that shows two clips side by side and says how far apart they are."""
+"""The node that shows two videos side by side and says how far apart they are."""
 
 import torch
 from comfy_api.latest import io
@@ -7,7 +7,7 @@ from ..comfy_adapter import node_id_of, show_on_node, with_progress
 from ..plots.captions import clean
 from ..plots.figures import missing_matplotlib
 from ..plots.video_pictures import SideBySide, plot
-from .video_comparison import AlignedClips, Clip, Scores
+from .video_comparison import AlignedVideos, Scores, Video
 
 DISPLAY_NAME = "VCUT Compare Videos"
 
@@ -20,16 +20,16 @@ class CompareVideos(io.ComfyNode):
             display_name=DISPLAY_NAME,
             category="VCUT",
             description=(
-                "Two clips side by side, where they differ, and by how much: PSNR and SSIM, frame "
+                "Two videos side by side, where they differ, and by how much: PSNR and SSIM, frame "
                 "by frame."
             ),
             inputs=[
                 io.Image.Input(
-                    "video_a", tooltip="The clip to compare with, as frames: from VAE Decode."
+                    "video_a", tooltip="The video to compare with, as frames: from VAE Decode."
                 ),
                 io.Image.Input(
                     "video_b",
-                    tooltip="The other clip. Another length: the frames that both have. A single "
+                    tooltip="The other video. Another length: the frames that both have. A single "
                     "picture: compared with every frame. Another size of the same shape: the "
                     "larger one is resized.",
                 ),
@@ -52,11 +52,11 @@ class CompareVideos(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     display_name="side_by_side",
-                    tooltip="Both clips under their labels, for Create Video. Small clips are "
+                    tooltip="Both videos under their labels, for Create Video. Small videos are "
                     "enlarged.",
                 ),
                 io.Image.Output(
-                    display_name="difference", tooltip="Black where the clips are equal."
+                    display_name="difference", tooltip="Black where the videos are equal."
                 ),
                 io.Image.Output(display_name="plot", tooltip="PSNR and SSIM of every frame."),
                 io.String.Output(
@@ -82,20 +82,22 @@ class CompareVideos(io.ComfyNode):
 
 def _compare(video_a, video_b, labels: tuple[str, str], gain: float) -> tuple:
     """Return the node's four outputs, from one pass over the frames."""
-    clips = AlignedClips(Clip("video_a", labels[0], video_a), Clip("video_b", labels[1], video_b))
-    size = (clips.num_frames, clips.height, clips.width)
+    videos = AlignedVideos(
+        Video("video_a", labels[0], video_a), Video("video_b", labels[1], video_b)
+    )
+    size = (videos.num_frames, videos.height, videos.width)
     side_by_side = SideBySide(DISPLAY_NAME, labels, *size)
     difference = torch.empty(*size, 3)
     scores = Scores()
-    for index, (a, b) in enumerate(with_progress(clips.frames(), clips.num_frames)):
+    for index, (a, b) in enumerate(with_progress(videos.frames(), videos.num_frames)):
         side_by_side.write(index, a, b)
         error = torch.sub(a, b, out=difference[index]).abs_()
         scores.add(a, b, error)
         error.mul_(gain).clamp_(max=1)
-    result = scores.text(clips.width, clips.height, gain)
+    result = scores.text(videos.width, videos.height, gain)
     heading = result.splitlines()[0].removesuffix(".")
     picture = plot(DISPLAY_NAME, labels, scores.psnr_db, scores.ssim, heading)
-    notes = clips.notes()
+    notes = videos.notes()
     if reason := missing_matplotlib():
         notes.append(f"The plot is blank and the labels are left out {reason}")
     return side_by_side.pictures, difference, picture, "\n".join([result, *notes])

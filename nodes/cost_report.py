@@ -40,7 +40,7 @@ class CostReport(io.ComfyNode):
                     min=MIN_SIZE,
                     max=MAX_SIZE,
                     step=8,
-                    tooltip="Of the clip in pixels, as in SVD_img2vid_Conditioning.",
+                    tooltip="Of the video in pixels, as in SVD_img2vid_Conditioning.",
                 ),
                 io.Int.Input(
                     "height",
@@ -48,14 +48,14 @@ class CostReport(io.ComfyNode):
                     min=MIN_SIZE,
                     max=MAX_SIZE,
                     step=8,
-                    tooltip="Of the clip in pixels, as in SVD_img2vid_Conditioning.",
+                    tooltip="Of the video in pixels, as in SVD_img2vid_Conditioning.",
                 ),
                 io.Int.Input(
                     "video_frames",
                     default=25,
                     min=1,
                     max=MAX_FRAMES,
-                    tooltip="Frames of the clip: 14 for SVD, 25 for SVD-XT.",
+                    tooltip="Frames of the video: 14 for SVD, 25 for SVD-XT.",
                 ),
                 io.Int.Input(
                     "steps", default=25, min=1, max=MAX_STEPS, tooltip="Steps of the sampler."

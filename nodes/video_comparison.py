@@ -1,7 +1,7 @@
-"""Brings two clips to one length and size, and measures how far apart they are.
+"""Brings two videos to one length and size, and measures how far apart they are.
 
 Must not know ComfyUI, nor how the result is drawn. Frames here are float32 on the CPU, (H, W, 3) in
-0..1, made one at a time: a clip may be as large as memory.
+0..1, made one at a time: a video may be as large as memory.
 """
 
 import math
@@ -15,11 +15,11 @@ SSIM_WINDOW = 11  # pixels; with sigma 1.5 the Gaussian of Wang et al. 2004
 SAME_SHAPE = 0.01  # two aspect ratios this close are one: sizes are whole pixels
 
 
-class Clip:
+class Video:
     """An IMAGE batch (T, H, W, C) of any float type, read frame by frame as it would be shown."""
 
     def __init__(self, name: str, label: str, images) -> None:
-        """name: the node's input; label: what the texts call the clip, its name when empty."""
+        """name: the node's input; label: what the texts call the video, its name when empty."""
         self.label = label or name
         shape: tuple[int, ...] = tuple(getattr(images, "shape", ()))
         if len(shape) != 4 or shape[3] not in (1, 3, 4) or not images.is_floating_point():
@@ -31,7 +31,7 @@ class Clip:
         if 0 in shape:
             raise ValueError(
                 f"expected at least one frame as {name}, got {shape[0]} of {shape[2]}x{shape[1]} "
-                "pixels. Connect a clip that has frames"
+                "pixels. Connect a video that has frames"
             )
         self.images = images
         self.num_frames, self.height, self.width, self.channels = shape
@@ -42,7 +42,7 @@ class Clip:
         return f"{self.width}x{self.height}"
 
     def frame(self, index: int, height: int, width: int) -> torch.Tensor:
-        """Return a frame, resized; a clip of one frame is that frame throughout."""
+        """Return a frame, resized; a video of one frame is that frame throughout."""
         index = index if self.num_frames > 1 else 0
         frame = self.images[index, ..., : min(self.channels, 3)].detach()
         frame = frame.to("cpu", torch.float32)
@@ -54,31 +54,31 @@ class Clip:
         return frame.expand(height, width, 3)
 
 
-class AlignedClips:
-    """Two clips over the frames that they share, at the smaller one's size."""
+class AlignedVideos:
+    """Two videos over the frames that they share, at the smaller one's size."""
 
-    def __init__(self, a: Clip, b: Clip) -> None:
+    def __init__(self, a: Video, b: Video) -> None:
         if not _are_of_one_shape(a, b):
             raise ValueError(
-                f"expected two clips of one size or one shape, got {a.size} ({a.label}) and "
+                f"expected two videos of one size or one shape, got {a.size} ({a.label}) and "
                 f"{b.size} ({b.label}). Bring them to one with Image Crop or Upscale Image"
             )
-        self.clips = (a, b)
-        smaller = min(self.clips, key=lambda clip: clip.height * clip.width)
+        self.videos = (a, b)
+        smaller = min(self.videos, key=lambda video: video.height * video.width)
         self.height, self.width = smaller.height, smaller.width
-        longer, shorter = sorted(self.clips, key=lambda clip: -clip.num_frames)
+        longer, shorter = sorted(self.videos, key=lambda video: -video.num_frames)
         self.num_frames = longer.num_frames if shorter.num_frames == 1 else shorter.num_frames
 
     def frames(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield each pair of frames."""
         for index in range(self.num_frames):
-            a, b = (clip.frame(index, self.height, self.width) for clip in self.clips)
+            a, b = (video.frame(index, self.height, self.width) for video in self.videos)
             yield a, b
 
     def notes(self) -> list[str]:
         """Return a sentence for everything that was changed; complete once all frames were read."""
         notes = []
-        longer, shorter = sorted(self.clips, key=lambda clip: -clip.num_frames)
+        longer, shorter = sorted(self.videos, key=lambda video: -video.num_frames)
         if longer.num_frames > shorter.num_frames == 1:
             notes.append(f"{shorter.label} is one picture, compared with every frame.")
         elif longer.num_frames > shorter.num_frames:
@@ -86,24 +86,24 @@ class AlignedClips:
                 f"{longer.label} has {longer.num_frames} frames, {shorter.label} "
                 f"{shorter.num_frames}: the first {self.num_frames} are compared."
             )
-        for clip in self.clips:
-            if (clip.height, clip.width) != (self.height, self.width):
+        for video in self.videos:
+            if (video.height, video.width) != (self.height, self.width):
                 notes.append(
-                    f"{clip.label} resized from {clip.size} to {self.width}x{self.height}."
+                    f"{video.label} resized from {video.size} to {self.width}x{self.height}."
                 )
-            if clip.channels == 4:
-                notes.append(f"{clip.label}: transparency left out.")
-            if clip.broken_frames:
+            if video.channels == 4:
+                notes.append(f"{video.label}: transparency left out.")
+            if video.broken_frames:
                 notes.append(
-                    f"{clip.label}: no numbers (NaN) in {_count(len(clip.broken_frames))}, the "
-                    f"first is {min(clip.broken_frames) + 1}; shown black there."
+                    f"{video.label}: no numbers (NaN) in {_count(len(video.broken_frames))}, the "
+                    f"first is {min(video.broken_frames) + 1}; shown black there."
                 )
         return notes
 
 
 @dataclass
 class Scores:
-    """How far two clips are apart, frame by frame. Identical frames: inf dB, SSIM 1, error 0."""
+    """How far two videos are apart, frame by frame. Identical frames: inf dB, SSIM 1, error 0."""
 
     psnr_db: list[float] = field(default_factory=list)
     ssim: list[float] = field(default_factory=list)
@@ -121,8 +121,8 @@ class Scores:
         return all(value == math.inf for value in self.psnr_db)
 
     @property
-    def clip_psnr_db(self) -> float:
-        """PSNR of the whole clip: of the mean of the frames' squared errors."""
+    def video_psnr_db(self) -> float:
+        """PSNR of the whole video: of the mean of the frames' squared errors."""
         if self.is_identical:
             return math.inf
         squared_errors = [10 ** (-value / 10) for value in self.psnr_db]
@@ -139,12 +139,12 @@ class Scores:
 
     def text(self, width: int, height: int, gain: float) -> str:
         """Return the result, a sentence a line. gain: what the difference was multiplied by."""
-        clip = f"{_count(len(self.ssim))} of {width}x{height}"
+        video = f"{_count(len(self.ssim))} of {width}x{height}"
         if self.is_identical:
-            return f"{clip}: identical in every pixel."
+            return f"{video}: identical in every pixel."
         worst = self.worst_index
         return (
-            f"{clip}: PSNR {self.clip_psnr_db:.1f} dB, SSIM {self.mean_ssim:.4f}.\n"
+            f"{video}: PSNR {self.video_psnr_db:.1f} dB, SSIM {self.mean_ssim:.4f}.\n"
             f"Largest error in frame {worst + 1}: {self.mean_error[worst] * 255:.2f} of 255 on "
             f"average.\nDifference shown {gain:g} times as bright."
         )
@@ -187,9 +187,9 @@ def _metrics():
     return kornia.metrics
 
 
-def _are_of_one_shape(a: Clip, b: Clip) -> bool:
-    """Whether the larger clip, scaled to the smaller one's width, has its height or nearly so."""
-    smaller, larger = sorted((a, b), key=lambda clip: clip.height * clip.width)
+def _are_of_one_shape(a: Video, b: Video) -> bool:
+    """Whether the larger video, scaled to the smaller one's width, has its height or nearly so."""
+    smaller, larger = sorted((a, b), key=lambda video: video.height * video.width)
     scaled = larger.height * smaller.width / larger.width
     return abs(scaled - smaller.height) <= max(0.5, SAME_SHAPE * smaller.height)
 

@@ -1,1 +1,1 @@
-"""Pictures that the nodes give: plots, captions, clips side by side. Knows nothing of ComfyUI."""
+"""Pictures that the nodes give: plots, captions, videos side by side. Knows nothing of ComfyUI."""

@@ -1,4 +1,4 @@
-"""Draws two clips side by side, and how they compare frame by frame.
+"""Draws two videos side by side, and how they compare frame by frame.
 
 Must not know how the figures were measured.
 """
@@ -11,8 +11,8 @@ from .captions import captions, font_families
 from .figures import blank_picture, missing_matplotlib, new_figure, picture_of
 
 BACKGROUND = 0.13  # grey, 0..1
-GAP = 8  # pixels between the clips
-SMALLEST = 256  # pixels: a smaller clip is shown enlarged by a whole factor
+GAP = 8  # pixels between the videos
+SMALLEST = 256  # pixels: a smaller video is shown enlarged by a whole factor
 MARKED_FRAMES = 60  # up to here every frame of the plot has a dot
 LEAST_PSNR_SPAN = 10  # dB that the axis covers at least
 LEAST_SSIM_SPAN = 0.05  # the same for SSIM, below 1
@@ -21,7 +21,7 @@ ORANGE = "#d95f02"
 
 
 class SideBySide:
-    """Two clips beside each other under their labels, written frame by frame.
+    """Two videos beside each other under their labels, written frame by frame.
 
     pictures: (T, H', W', 3) in 0..1, both sides even, as video codecs ask. Without matplotlib there
         are no labels.
@@ -30,7 +30,7 @@ class SideBySide:
     def __init__(self, display_name, labels, num_frames: int, height: int, width: int) -> None:
         self.factor = max(1, SMALLEST // max(height, width))
         self.height, self.width = height * self.factor, width * self.factor
-        panel = max(self.width, SMALLEST)  # a narrow clip still has a label
+        panel = max(self.width, SMALLEST)  # a narrow video still has a label
         panel += panel % 2
         centres = (panel // 2, panel + GAP + panel // 2)
         self.lefts = [centre - (self.width + 1) // 2 for centre in centres]

@@ -13,7 +13,7 @@ def comparison_layout(
     """
     seed = {"value": sampler["seed"], "control_after_generate": "fixed"}
     # Columns: what is loaded, two that lead to the samplers, samplers, comparison, results. The
-    # video stands last: its node grows downwards with the clips' height.
+    # video stands last: its node grows downwards with the videos' height.
     nodes = [
         ["ImageOnlyCheckpointLoader", [0, 400], 390, 0, {"ckpt_name": checkpoint}],
         ["LoadImage", [0, 560], 390, 340, {"image": "example.png"}],

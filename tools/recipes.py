@@ -7,7 +7,7 @@ HUGGING_FACE = "https://huggingface.co/stabilityai/"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A published SVD model. frames: the clip length that it was trained for."""
+    """A published SVD model. frames: the video length that it was trained for."""
 
     file: str
     repository: str
@@ -107,10 +107,10 @@ RECIPES = {
     "svd_compare": Recipe(
         title="SVD without and with VCUT, compared",
         shows="One picture and one seed, sampled twice: as in svd_baseline above, as in svd_vcut "
-        "below. VCUT Compare Videos shows both clips side by side, where they differ and by how "
+        "below. VCUT Compare Videos shows both videos side by side, where they differ and by how "
         "much. Both samplers take their seed from one node; change other settings in both.",
         look_at="The video: does the lower branch keep what you like in the upper one? Then "
-        "**PSNR** and **SSIM**: they say how far the clips are apart, not which is better. The "
+        "**PSNR** and **SSIM**: they say how far the videos are apart, not which is better. The "
         "plot says in which frames; the difference is shown 4 times as bright.",
         is_comparison=True,
     ),

@@ -1,4 +1,4 @@
-"""Thumbnails of workflows: the graph as ComfyUI draws it, above a clip that the tiny SVD made."""
+"""Thumbnails of workflows: the graph as ComfyUI draws it, above a video that the tiny SVD made."""
 
 import tempfile
 from pathlib import Path
@@ -22,12 +22,12 @@ def save_thumbnail(page, server, workflow: dict, path: Path) -> None:
         with whole_graph(page, large):
             pass
         drawn = _narrowed(Image.open(large).convert("RGB"))
-    strip = _narrowed(videos.contact_sheet([_clip(server, workflow)], [CAPTION]))
+    strip = _narrowed(videos.contact_sheet([_video(server, workflow)], [CAPTION]))
     Image.fromarray(np.concatenate([drawn, strip])).save(path, quality=88, optimize=True)
 
 
-def _clip(server, workflow: dict) -> np.ndarray:
-    """Return the clip (T, H, W, 3) of the workflow with its model replaced by the tiny SVD."""
+def _video(server, workflow: dict) -> np.ndarray:
+    """Return the video (T, H, W, 3) of the workflow with its model replaced by the tiny SVD."""
     prompt = prompts.to_prompt(workflow, server.get("/object_info"))
     prompt = prompts.without_comparison(prompt)
     prompts.replace_loader(prompt, "VCUT_LoadTinySVD")

@@ -21,7 +21,7 @@ def report_lines(
 ) -> Iterator[str]:
     """Yield the report line by line.
 
-    size: the clip in words. parameters: in the given model. cache_bytes: VCUT's memory in the run.
+    size: the video in words. parameters: in the given model. cache_bytes: VCUT's memory in the run.
     other_patches: what other packs have put on the model; nothing is claimed of that.
     """
     yield f"{size}, {_count(run.num_steps, 'step')}: what the UNet computes"

@@ -26,7 +26,7 @@ WIDGET_DEFAULTS = {
 }
 STOCK_LOADER = "ImageOnlyCheckpointLoader"
 PRUNED_LOADER = "VCUT_LoadSVDCheckpoint"
-COMPARISON = "VCUT_CompareVideos"  # two clips go in
+COMPARISON = "VCUT_CompareVideos"  # two videos go in
 
 
 def _model_sockets(folder: Path) -> dict[str, set[str]]:
@@ -245,9 +245,9 @@ def without_vcut(prompt: dict) -> dict:
 
 
 def without_comparison(prompt: dict) -> dict:
-    """Return what makes the clip with VCUT of a prompt that compares two clips; others as they are.
+    """Return the part of a comparison that makes the video with VCUT; another prompt as it is.
 
-    Raises WorkflowError when no clip reaches the comparison.
+    Raises WorkflowError when no video reaches the comparison.
     """
     for node_id in nodes_of(prompt, COMPARISON):
         sources = [_input(prompt[node_id], name) for name in ("video_b", "video_a")]

@@ -123,7 +123,7 @@ def initialise(module: torch.nn.Module, seed: int) -> None:
 
 
 def clip_pixels(frames: torch.Tensor) -> torch.Tensor:
-    """Return frames (N, 3, 64, 64) in 0..1 as comfy.clip_vision.clip_preprocess makes them."""
+    """Return frames (N, 3, 64, 64) in 0..1 as comfy.clip_vision.video_preprocess makes them."""
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=frames.device)
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=frames.device)
     rounded = (frames * 255).round() / 255

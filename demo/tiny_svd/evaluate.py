@@ -1,6 +1,6 @@
 """Measures whether a tiny SVD is good enough to judge quality by: the gate of its model card.
 
-    .venv/bin/python demo/tiny_svd/evaluate.py WEIGHTS [--clips 64] [--sheet gate.png]
+    .venv/bin/python demo/tiny_svd/evaluate.py WEIGHTS [--videos 64] [--sheet gate.png]
 
 Everything goes through ComfyUI's own nodes and sampling. First frames are unseen ones.
 """
@@ -13,10 +13,10 @@ from pathlib import Path
 import architecture  # noqa: F401  finds ComfyUI
 import numpy as np
 import torch
-from clip_truth import LATE, UNSEEN_SEED, centroids, directions_right, psnr
-from clip_world import FPS, NUM_FRAMES, SIZE, make_clips
 from command_line import progress_bar
 from PIL import Image
+from video_truth import LATE, UNSEEN_SEED, centroids, directions_right, psnr
+from video_world import FPS, NUM_FRAMES, SIZE, make_videos
 
 sys.path.insert(0, str(architecture.FOLDER.parent))
 sys.path.insert(0, str(architecture.COMFYUI))
@@ -37,7 +37,7 @@ STEPS, CFG, MIN_CFG = 25, 2.5, 1.0
 def generate(
     model, clip_vision, vae, picture, motion_bucket: int, seed: int, steps: int = STEPS
 ) -> torch.Tensor:
-    """Return the clip (T, 3, H, W) that the stock SVD graph makes of a picture (3, H, W)."""
+    """Return the video (T, 3, H, W) that the stock SVD graph makes of a picture (3, H, W)."""
     positive, negative, latent = SVD_img2vid_Conditioning().encode(
         clip_vision, picture.movedim(0, -1)[None], vae, SIZE, SIZE, NUM_FRAMES,
         motion_bucket, FPS, 0.0,
@@ -54,14 +54,14 @@ def through_vae(vae, frames: torch.Tensor) -> torch.Tensor:
     return vae.decode(vae.encode(frames.movedim(1, -1)))[..., :3].movedim(-1, 1).float()
 
 
-def run_gate(weights: Path = loader.WEIGHTS, num_clips: int = 64) -> tuple[dict, torch.Tensor]:
-    """Return the numbers and, for a look, truth, still and generated clips (B, 3, T, 3, H, W)."""
+def run_gate(weights: Path = loader.WEIGHTS, num_videos: int = 64) -> tuple[dict, torch.Tensor]:
+    """Return the numbers and, for a look, truth, still and generated videos (B, 3, T, 3, H, W)."""
     model, clip_vision, vae = loader.load_tiny_svd(weights)
     (guided,) = VideoLinearCFGGuidance().patch(model, MIN_CFG)
-    truth = make_clips(num_clips, UNSEEN_SEED, unseen=True)
+    truth = make_videos(num_videos, UNSEEN_SEED, unseen=True)
     made = []
-    with progress_bar("gate", num_clips, "clip") as bar:
-        for k in range(num_clips):
+    with progress_bar("gate", num_videos, "video") as bar:
+        for k in range(num_videos):
             picture, bucket = truth.frames[k, 0], int(truth.motion_bucket[k])
             made.append(generate(guided, clip_vision, vae, picture, bucket, seed=k))
             bar.update()
@@ -70,32 +70,32 @@ def run_gate(weights: Path = loader.WEIGHTS, num_clips: int = 64) -> tuple[dict,
     all_frames = truth.frames.flatten(0, 1)
     rebuilt = torch.cat([through_vae(vae, part) for part in all_frames.split(64)])
     late, still = truth.frames[:, LATE], repeated[:, LATE]
-    clip_db, still_db = psnr(late, made[:, LATE]), psnr(late, still)
+    video_db, still_db = psnr(late, made[:, LATE]), psnr(late, still)
     rebuilt_db = psnr(all_frames, rebuilt)
     centre, _ = centroids(made, truth.colour)
     true_centre, _ = centroids(truth.frames, truth.colour)
     numbers = {
-        "num_clips": num_clips,
+        "num_videos": num_videos,
         "vae_db": rebuilt_db.mean().item(),
         "vae_worst_db": rebuilt_db.min().item(),
-        "clip_db": clip_db.mean().item(),
+        "video_db": video_db.mean().item(),
         "still_db": still_db.mean().item(),
-        "closer_than_still": (clip_db > still_db).float().mean().item(),
+        "closer_than_still": (video_db > still_db).float().mean().item(),
         "direction_right": directions_right(truth, made).float().mean().item(),
         "end_error_px": (centre - true_centre)[:, -1].norm(dim=1).median().item(),
         "first_frame_db": psnr(truth.frames[:, 0], made[:, 0]).mean().item(),
     }
     numbers["passed"] = bool(
         numbers["vae_db"] >= 30
-        and numbers["clip_db"] > numbers["still_db"]
+        and numbers["video_db"] > numbers["still_db"]
         and numbers["direction_right"] >= 0.9
     )
     return numbers, torch.stack([truth.frames, repeated, made], 1)
 
 
-def contact_sheet(rows: torch.Tensor, num_clips: int = 6) -> Image.Image:
+def contact_sheet(rows: torch.Tensor, num_videos: int = 6) -> Image.Image:
     """Return truth, first frame repeated and generated, one row each, every second frame."""
-    chosen = rows[:num_clips, :, ::2].clamp(0, 1)  # (B, 3, 7, 3, H, W)
+    chosen = rows[:num_videos, :, ::2].clamp(0, 1)  # (B, 3, 7, 3, H, W)
     framed = torch.nn.functional.pad(chosen, (1, 1, 1, 1), value=1.0)
     pixels = framed.permute(0, 1, 4, 2, 5, 3).flatten(0, 2).flatten(1, 2)
     picture = Image.fromarray((pixels.numpy() * 255).round().astype(np.uint8))
@@ -106,13 +106,13 @@ def main() -> None:
     """Print the numbers as JSON and write the contact sheet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path, nargs="?", default=loader.WEIGHTS)
-    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--videos", type=int, default=64)
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    comfy.utils.set_progress_bar_enabled(False)  # one bar for all clips, none for each
-    numbers, rows = run_gate(options.weights, options.clips)
+    comfy.utils.set_progress_bar_enabled(False)  # one bar for all videos, none for each
+    numbers, rows = run_gate(options.weights, options.videos)
     sys.stdout.write(json.dumps(numbers, indent=2) + "\n")
     if options.sheet:
         contact_sheet(rows).save(options.sheet)

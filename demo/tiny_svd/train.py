@@ -2,7 +2,7 @@
 
     .venv/bin/python demo/tiny_svd/train.py --work ~/vcut-training
 
-Stages: vae, image encoder, latents (clips encoded once), unet, export. GPU where there is one.
+Stages: vae, image encoder, latents (videos encoded once), unet, export. GPU where there is one.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from architecture import (
     clip_pixels,
     state_dict_of,
 )
-from clip_world import FPS, NUM_FRAMES, SIZE, make_clips
 from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep
 from command_line import progress_bar
 from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from trainer import Stage, load_trained, step_generator, train
+from video_world import FPS, NUM_FRAMES, SIZE, make_videos
 
 SEED = 2407
 STAGES = ("vae", "image_encoder", "latents", "unet", "export")
@@ -60,7 +60,7 @@ def train_vae(stage: Stage, batch: int) -> bool:
     def loss_of(step: int) -> dict:
         generator = step_generator(SEED, step)
         frame = int(torch.randint(NUM_FRAMES, (), generator=generator))
-        frames = make_clips(batch, seed=10_000_000 + step, frames=[frame]).frames[:, 0]
+        frames = make_videos(batch, seed=10_000_000 + step, frames=[frame]).frames[:, 0]
         pixels = (2 * frames - 1).to(DEVICE, memory_format=torch.channels_last)
         with autocast():
             latent = vae.encode(pixels).float()
@@ -87,12 +87,12 @@ def train_image_encoder(stage: Stage, batch: int) -> bool:
             norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].clone(),))
 
     def loss_of(step: int) -> dict:
-        clips = make_clips(batch, seed=20_000_000 + step, frames=[0])
-        answer = head(encoder(clip_pixels(clips.frames[:, 0].to(DEVICE)))[2])
-        direction = F.cross_entropy(answer[:, :4], clips.direction.to(DEVICE))
-        place = F.mse_loss(answer[:, 4:6], (clips.path[:, 0] / SIZE * 4 - 2).to(DEVICE))
-        colour = F.mse_loss(answer[:, 6:], clips.colour.to(DEVICE) * 2 - 1)
-        right = (answer[:, :4].argmax(1) == clips.direction.to(DEVICE)).float().mean()
+        videos = make_videos(batch, seed=20_000_000 + step, frames=[0])
+        answer = head(encoder(clip_pixels(videos.frames[:, 0].to(DEVICE)))[2])
+        direction = F.cross_entropy(answer[:, :4], videos.direction.to(DEVICE))
+        place = F.mse_loss(answer[:, 4:6], (videos.path[:, 0] / SIZE * 4 - 2).to(DEVICE))
+        colour = F.mse_loss(answer[:, 6:], videos.colour.to(DEVICE) * 2 - 1)
+        right = (answer[:, :4].argmax(1) == videos.direction.to(DEVICE)).float().mean()
         return {"loss": direction + place + colour, "right": right, "place": place}
 
     return train(stage, module, loss_of)
@@ -102,7 +102,9 @@ def finished_vae(stage: Stage) -> torch.nn.Module:
     """Return the trained VAE with latents of mean 0 and variance 1 / LATENT_SCALE**2 exactly."""
     vae = load_trained(stage, build_vae(SEED)).to(DEVICE)
     with torch.no_grad():
-        frames = [make_clips(64, seed=30_000_000 + k, frames=[k]).frames for k in range(NUM_FRAMES)]
+        frames = [
+            make_videos(64, seed=30_000_000 + k, frames=[k]).frames for k in range(NUM_FRAMES)
+        ]
         pixels = 2 * torch.cat(frames)[:, 0].to(DEVICE) - 1
         latent = torch.cat([vae.encode(part) for part in pixels.split(32)])
         mean, std = latent.mean((0, 2, 3)), latent.std((0, 2, 3))
@@ -121,18 +123,18 @@ def finished_image_encoder(stage: Stage) -> torch.nn.Module:
     )
     encoder = load_trained(stage, module)["encoder"].to(DEVICE).eval()
     with torch.no_grad():
-        frames = make_clips(512, seed=40_000_000, frames=[0]).frames[:, 0].to(DEVICE)
+        frames = make_videos(512, seed=40_000_000, frames=[0]).frames[:, 0].to(DEVICE)
         size = encoder(clip_pixels(frames))[2].square().mean().sqrt()
         encoder.visual_projection.weight /= size
     return encoder
 
 
 @torch.no_grad()
-def encode_clips(folder: Path, vae, encoder, num_clips: int) -> None:
-    """Write shards of clips: latents (B, T, 4, 8, 8) as the VAE gives them, context, bucket."""
+def encode_videos(folder: Path, vae, encoder, num_videos: int) -> None:
+    """Write shards of videos: latents (B, T, 4, 8, 8) as the VAE gives them, context, bucket."""
     folder.mkdir(exist_ok=True)
     vae = vae.to(memory_format=torch.channels_last)
-    num_shards = num_clips // CLIPS_PER_SHARD
+    num_shards = num_videos // CLIPS_PER_SHARD
     with progress_bar("latents", num_shards, "shard") as bar:
         for shard in range(num_shards):
             path = folder / f"{shard:04d}.pt"
@@ -142,20 +144,20 @@ def encode_clips(folder: Path, vae, encoder, num_clips: int) -> None:
 
 
 def _encode_shard(path: Path, vae, encoder, seed: int) -> None:
-    clips = make_clips(CLIPS_PER_SHARD, seed=seed)
-    pixels = (2 * clips.frames.flatten(0, 1) - 1).contiguous(memory_format=torch.channels_last)
+    videos = make_videos(CLIPS_PER_SHARD, seed=seed)
+    pixels = (2 * videos.frames.flatten(0, 1) - 1).contiguous(memory_format=torch.channels_last)
     with autocast():
         latents = [vae.encode(part.to(DEVICE)).half().cpu() for part in pixels.split(64)]
     content = {
         "latents": torch.cat(latents).unflatten(0, (-1, NUM_FRAMES)).contiguous(),
-        "context": encoder(clip_pixels(clips.frames[:, 0].to(DEVICE)))[2].cpu(),
-        "motion_bucket": clips.motion_bucket,
+        "context": encoder(clip_pixels(videos.frames[:, 0].to(DEVICE)))[2].cpu(),
+        "motion_bucket": videos.motion_bucket,
     }
     torch.save(content, path.with_suffix(".partial"))
     os.replace(path.with_suffix(".partial"), path)
 
 
-def load_clips(folder: Path) -> dict[str, torch.Tensor]:
+def load_videos(folder: Path) -> dict[str, torch.Tensor]:
     """Return all shards joined."""
     shards = [torch.load(path) for path in sorted(folder.glob("*.pt"))]
     return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
@@ -168,14 +170,14 @@ def vector_conditioning(motion_bucket: torch.Tensor) -> torch.Tensor:
     return torch.cat([embed(value.float()) for value in (fps, motion_bucket, augmentation)], 1)
 
 
-def diffusion_batch(clips: dict, size: int, generator) -> tuple[dict, torch.Tensor]:
-    """Return the UNet's inputs and target v, all (B*T, ...), for randomly chosen clips.
+def diffusion_batch(videos: dict, size: int, generator) -> tuple[dict, torch.Tensor]:
+    """Return the UNet's inputs and target v, all (B*T, ...), for randomly chosen videos.
 
     As ComfyUI's V_PREDICTION with EDM: input x / sqrt(sigma^2 + 1), timestep ln(sigma) / 4,
     v = (noise - sigma * clean) / sqrt(sigma^2 + 1).
     """
-    chosen = torch.randint(len(clips["latents"]), (size,), generator=generator)
-    latents = clips["latents"][chosen].float()  # (B, T, 4, 8, 8)
+    chosen = torch.randint(len(videos["latents"]), (size,), generator=generator)
+    latents = videos["latents"][chosen].float()  # (B, T, 4, 8, 8)
     sigma = torch.randn(size, generator=generator) * SIGMA_LOG_STD + SIGMA_LOG_MEAN
     sigma = sigma.exp()[:, None, None, None, None]
     noise = torch.randn(latents.shape, generator=generator)
@@ -184,23 +186,23 @@ def diffusion_batch(clips: dict, size: int, generator) -> tuple[dict, torch.Tens
     keep_context = (lot >= BOTH_DROPPED + CONTEXT_DROPPED).float()
     keep_concat = ((lot >= BOTH_DROPPED) & (lot < 1 - CONCAT_DROPPED)).float()
     first = (latents[:, :1] * keep_concat[:, None, None, None, None]).expand_as(latents)
-    context = clips["context"][chosen] * keep_context[:, None]
+    context = videos["context"][chosen] * keep_context[:, None]
     inputs = {
         "x": torch.cat([(clean + sigma * noise) / norm, first], 2).flatten(0, 1),
         "timesteps": (0.25 * sigma.log()).flatten().repeat_interleave(NUM_FRAMES),
         "context": context[:, None].repeat_interleave(NUM_FRAMES, 0),
-        "y": vector_conditioning(clips["motion_bucket"][chosen]).repeat_interleave(NUM_FRAMES, 0),
+        "y": vector_conditioning(videos["motion_bucket"][chosen]).repeat_interleave(NUM_FRAMES, 0),
     }
     target = ((noise - sigma * clean) / norm).flatten(0, 1)
     return {name: value.to(DEVICE) for name, value in inputs.items()}, target.to(DEVICE)
 
 
-def train_unet(stage: Stage, clips: dict, batch: int) -> bool:
+def train_unet(stage: Stage, videos: dict, batch: int) -> bool:
     """Train the UNet to predict v."""
     unet = build_unet(SEED + 2).to(DEVICE)
 
     def loss_of(step: int) -> dict:
-        inputs, target = diffusion_batch(clips, batch, step_generator(SEED + 2, step))
+        inputs, target = diffusion_batch(videos, batch, step_generator(SEED + 2, step))
         with autocast():
             output = unet(**inputs, transformer_options={}, num_video_frames=NUM_FRAMES)
         error = (output.float() - target).square().mean((1, 2, 3)).view(batch, NUM_FRAMES)
@@ -227,7 +229,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=math.inf, help="per stage")
     parser.add_argument("--vae-steps", type=int, default=2000)
     parser.add_argument("--unet-steps", type=int, default=2400)
-    parser.add_argument("--clips", type=int, default=8192)
+    parser.add_argument("--videos", type=int, default=8192)
     parser.add_argument("--vae-batch", type=int, default=8)
     parser.add_argument("--unet-batch", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=7e-4, help="of the UNet")
@@ -255,9 +257,9 @@ def main() -> None:
     folder = options.work / "latents"
     if "latents" in options.stages:
         networks = finished_vae(vae_stage), finished_image_encoder(encoder_stage)
-        encode_clips(folder, *networks, options.clips)
+        encode_videos(folder, *networks, options.videos)
     if "unet" in options.stages:
-        train_unet(unet_stage, load_clips(folder), options.unet_batch)
+        train_unet(unet_stage, load_videos(folder), options.unet_batch)
     if "export" in options.stages:
         networks = finished_vae(vae_stage), finished_image_encoder(encoder_stage)
         export(output, *networks, unet_stage)

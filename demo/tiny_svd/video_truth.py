@@ -1,10 +1,10 @@
-"""Compares clips with the truth that the generator knows: their pixels, their sprite's way.
+"""Compares videos with the truth that the generator knows: their pixels, their sprite's way.
 
-Knows nothing of ComfyUI and nothing of how the clips were made.
+Knows nothing of ComfyUI and nothing of how the videos were made.
 """
 
 import torch
-from clip_world import DIRECTIONS, SIZE, Clips
+from video_world import DIRECTIONS, SIZE, Videos
 
 UNSEEN_SEED = 7  # of the first frames that a model is judged by
 LATE = slice(6, 14)  # frames 7 to 14
@@ -13,14 +13,14 @@ LEAST_TRAVEL = 0.25  # of the true way; less does not count as moving
 LEAST_MASS = 0.25  # of the true sprite; less does not count as a sprite
 
 
-def psnr(truth: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
+def psnr(truth: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
     """Return dB over all but the first dimension, for pixels in 0..1."""
-    return -10 * torch.log10((truth - clip).square().flatten(1).mean(1).clamp(min=1e-10))
+    return -10 * torch.log10((truth - video).square().flatten(1).mean(1).clamp(min=1e-10))
 
 
-def centroids(clips: torch.Tensor, colour: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def centroids(videos: torch.Tensor, colour: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return centre (B, T, 2) and mass (B, T) of the pixels that look like the sprite's colour."""
-    distance = (clips - colour[:, None, :, None, None]).norm(dim=2)  # (B, T, H, W)
+    distance = (videos - colour[:, None, :, None, None]).norm(dim=2)  # (B, T, H, W)
     weight = (1 - distance / COLOUR_REACH).clamp(min=0)
     mass = weight.sum((2, 3))
     pixel = torch.arange(SIZE) + 0.5
@@ -28,13 +28,13 @@ def centroids(clips: torch.Tensor, colour: torch.Tensor) -> tuple[torch.Tensor, 
     return torch.stack([x, y], 2) / mass[..., None].clamp(min=1e-6), mass
 
 
-def directions_right(truth: Clips, clips: torch.Tensor) -> torch.Tensor:
+def directions_right(truth: Videos, videos: torch.Tensor) -> torch.Tensor:
     """Return (B,) whether the sprite is there to the end and went the way its looks tell.
 
     The way is from the centroid in frame 1 to the mean centroid of the last three frames.
     """
     true_centre, true_mass = centroids(truth.frames, truth.colour)
-    centre, mass = centroids(clips, truth.colour)
+    centre, mass = centroids(videos, truth.colour)
     travel = centre[:, -3:].mean(1) - centre[:, 0]
     true_length = (true_centre[:, -3:].mean(1) - true_centre[:, 0]).norm(dim=1)
     along = travel @ DIRECTIONS.T  # (B, 4)

@@ -1,4 +1,4 @@
-"""Makes the clips that the tiny SVD learns: one sprite over a blurred photograph, moving straight.
+"""Makes the videos that the tiny SVD learns: one sprite over a blurred photograph, moving straight.
 
 The sprite's looks (colour and shape) decide its direction, ``motion_bucket_id`` its speed, so a
 first frame has one right continuation. Knows nothing of ComfyUI. Photographs: scikit-image's own.
@@ -34,12 +34,12 @@ PHOTOGRAPHS = (
     "astronaut.png", "brick.png", "chelsea.png", "coffee.png", "grass.png", "gravel.png",
     "motorcycle_left.png", "rocket.jpg",
 )  # fmt: skip
-PHOTOGRAPH_WIDTH = 256  # pixels after scaling; the right quarter is kept for unseen clips
+PHOTOGRAPH_WIDTH = 256  # pixels after scaling; the right quarter is kept for unseen videos
 BLUR = 5.0  # pixels
 
 
 @dataclass
-class Clips:
+class Videos:
     """frames (B, T, 3, H, W) in 0..1; direction, motion_bucket (B,); colour (B, 3).
 
     path (B, T, 2): the sprite's centre (x, y) in pixels.
@@ -51,30 +51,30 @@ class Clips:
     colour: torch.Tensor
     path: torch.Tensor
 
-    def only(self, index: int) -> "Clips":
-        """Return the clip of that index alone, B = 1."""
-        return Clips(*(value[index : index + 1] for value in vars(self).values()))
+    def only(self, index: int) -> "Videos":
+        """Return the video of that index alone, B = 1."""
+        return Videos(*(value[index : index + 1] for value in vars(self).values()))
 
 
-def make_clips(
-    num_clips: int, seed: int, unseen: bool = False, frames: Sequence[int] = range(NUM_FRAMES)
-) -> Clips:
-    """Return clips, or chosen frames of them, that follow from the seed.
+def make_videos(
+    num_videos: int, seed: int, unseen: bool = False, frames: Sequence[int] = range(NUM_FRAMES)
+) -> Videos:
+    """Return videos, or chosen frames of them, that follow from the seed.
 
-    Unseen clips have seeds and parts of the photographs that training never shows.
+    Unseen videos have seeds and parts of the photographs that training never shows.
     """
     generator = torch.Generator().manual_seed(2 * seed + unseen)
-    direction = torch.randint(len(DIRECTIONS), (num_clips,), generator=generator)
+    direction = torch.randint(len(DIRECTIONS), (num_videos,), generator=generator)
     low, high = MOTION_BUCKETS
-    motion_bucket = torch.randint(low, high + 1, (num_clips,), generator=generator)
+    motion_bucket = torch.randint(low, high + 1, (num_videos,), generator=generator)
     path = _paths(direction, motion_bucket, frames, generator)
-    jitter = torch.rand(num_clips, 4, generator=generator) * 2 - 1  # (B, colour 3 + size 1)
+    jitter = torch.rand(num_videos, 4, generator=generator) * 2 - 1  # (B, colour 3 + size 1)
     colour = (COLOURS[direction] + 0.05 * jitter[:, :3]).clamp(0, 1)
     radius = RADIUS * (1 + 0.1 * jitter[:, 3])
     mask = _sprites(direction, path, radius)[:, :, None]  # (B, T, 1, H, W)
-    background = _backgrounds(num_clips, unseen, generator)[:, None]  # (B, 1, 3, H, W)
+    background = _backgrounds(num_videos, unseen, generator)[:, None]  # (B, 1, 3, H, W)
     pixels = background + mask * (colour[:, None, :, None, None] - background)
-    return Clips(pixels, direction, motion_bucket, colour, path)
+    return Videos(pixels, direction, motion_bucket, colour, path)
 
 
 def _paths(direction, motion_bucket, frames, generator) -> torch.Tensor:
@@ -109,11 +109,11 @@ def _sprites(shape, path, radius) -> torch.Tensor:
     return torch.sigmoid(-2.0 * distance)
 
 
-def _backgrounds(num_clips: int, unseen: bool, generator) -> torch.Tensor:
+def _backgrounds(num_videos: int, unseen: bool, generator) -> torch.Tensor:
     """Return crops (B, 3, H, W) of the photographs, mirrored at random, of random brightness."""
     photographs = _photographs()
-    choice = torch.randint(len(photographs), (num_clips,), generator=generator)
-    place = torch.rand(num_clips, 4, generator=generator)
+    choice = torch.randint(len(photographs), (num_videos,), generator=generator)
+    place = torch.rand(num_videos, 4, generator=generator)
     kept = PHOTOGRAPH_WIDTH * 3 // 4
     crops = []
     for index, (u, v, mirror, light) in zip(choice.tolist(), place.tolist(), strict=True):

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from quality_variants import BY_NAME, VARIANTS
 
-BENCH = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCH = Path(__file__).resolve().parents[2] / "benchmarks"
 
 DEADLINE_S = 240
 COND, GUIDED = [0], [1, 0]  # what ComfyUI evaluates in a step: uncond first
@@ -51,7 +51,7 @@ def test_cached_alone_equals_the_baseline(sampled, difference):
     assert difference(sampled["cached"][0], sampled["baseline"][0]) < 1e-4
 
 
-def test_every_other_variant_is_a_clip_of_its_own(sampled, difference):
+def test_every_other_variant_is_a_video_of_its_own(sampled, difference):
     names = [name for name in sampled if name != "cached"]
     latents = [sampled[name][0] for name in names]
     for index, latent in enumerate(latents):
@@ -64,7 +64,7 @@ def test_variants_leave_the_model_as_it_was(tiny, sampled, difference):
 
 
 def _start(folder: Path, *options: str) -> subprocess.Popen:
-    """Start the command on one first frame, three steps a clip."""
+    """Start the command on one first frame, three steps a video."""
     command = [sys.executable, str(BENCH / "quality.py"), "--frames", "1", "--seeds", "1"]
     command += ["--steps", "3", "--jobs", "1", "--variants", "c17", "never", *options]
     command += ["--work", str(folder / "work"), "--output", str(folder / "results")]
@@ -94,19 +94,19 @@ def test_killed_run_goes_on_and_gives_the_same_results(tmp_path):
     killed.mkdir()
     whole.mkdir()
     process = _start(killed)
-    clips = "work/*/baseline-*/*_0.npz"
-    _wait_until(lambda: list(killed.glob(clips)) or process.poll() is not None, killed)
+    videos = "work/*/baseline-*/*_0.npz"
+    _wait_until(lambda: list(killed.glob(videos)) or process.poll() is not None, killed)
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
     _wait_until(lambda: not any(child.is_running() for child in children), killed)
     assert not (killed / "results").exists()
-    (clip,) = killed.glob(clips)
-    written = clip.stat().st_mtime_ns
+    (video,) = killed.glob(videos)
+    written = video.stat().st_mtime_ns
 
     results = _finish(killed)
 
-    assert clip.stat().st_mtime_ns == written  # not sampled again
+    assert video.stat().st_mtime_ns == written  # not sampled again
     assert results == _finish(whole)
     assert list(results["values"]) == ["baseline", "c17", "never"]
     names = sorted(path.name for path in (whole / "results").iterdir())

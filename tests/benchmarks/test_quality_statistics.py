@@ -14,7 +14,7 @@ from PIL import Image
 HIGHER = {"name": "db", "title": "dB", "better": "higher", "group": "truth", "decimals": 1}
 
 
-def test_clips_of_one_first_frame_are_averaged():
+def test_videos_of_one_first_frame_are_averaged():
     means = statistics.by_frame([1, 10, 3, 30], frames=[0, 7, 0, 7])
     assert means.tolist() == [2, 20]
 
@@ -25,9 +25,9 @@ def test_paired_difference_is_that_of_the_pairs():
     assert difference == {"mean": 4, "low": 4, "high": 4}
 
 
-def test_interval_comes_from_drawing_first_frames_and_not_clips():
+def test_interval_comes_from_drawing_first_frames_and_not_videos():
     # Two first frames, three seeds each, means 0 and 2. Drawn anew: 0, 1 or 2 with probability
-    # 1/4, 1/2, 1/4, so 95 % lie in [0, 2]. Six independent clips would all be 0 with probability
+    # 1/4, 1/2, 1/4, so 95 % lie in [0, 2]. Six independent videos would all be 0 with probability
     # 1/64 only, and the interval would begin at 1/3.
     values, frames = [0, 0, 0, 2, 2, 2], [0, 0, 0, 1, 1, 1]
     assert statistics.mean_with_interval(values, frames) == {"mean": 1, "low": 0, "high": 2}
@@ -50,12 +50,12 @@ def test_single_first_frame_has_no_interval():
     ("better", "won"),
     [("higher", (1, 2)), ("lower", (2, 1)), ("one", (0, 3)), ("", (1, 2))],
 )
-def test_clips_are_won_in_the_direction_that_is_better(better, won):
+def test_videos_are_won_in_the_direction_that_is_better(better, won):
     # Higher: a, b, b. Nearer to 1: b three times. The last pair is equal.
     a, b = [3, 0.5, 0.4, 4], [2, 1.0, 0.9, 4]
     found = statistics.compare(a, b, frames=range(4), better=better)
     assert (found["won_by_first"], found["won_by_second"]) == won
-    assert found["clips"] == 4
+    assert found["videos"] == 4
 
 
 def _values() -> dict:
@@ -86,7 +86,7 @@ def test_summary_has_differences_to_the_baseline_but_not_of_distances_to_it():
         (-2, -0.1, True),
         (-1, 1, False),
         (0, 0, False),
-        (1e-7, 2e-7, False),  # printed as 0.0: rounding of equal clips
+        (1e-7, 2e-7, False),  # printed as 0.0: rounding of equal videos
         (None, None, False),
     ],
 )
@@ -127,7 +127,7 @@ def test_report_shows_means_differences_and_order_from_the_json_alone():
     assert "**-1.0 [-1.0, -1.0]**, 0:2 of 2" in text
 
 
-def test_report_tells_when_clips_come_from_two_states_of_the_pack():
+def test_report_tells_when_videos_come_from_two_states_of_the_pack():
     sentence = "more than one state of the pack's sources"
     results = _results()
     assert sentence not in quality_report.markdown(results)
@@ -153,8 +153,8 @@ def test_plot_is_drawn_from_the_json_alone(tmp_path):
 
 def test_contact_sheet_stays_below_its_limit(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (14, 16, 16, 3), dtype=np.uint8)
-    clip = noise.repeat(4, 1).repeat(4, 2)  # blocks of 4 pixels: too much for quality 90
-    quality_report.write_sheet(tmp_path / "sheet.jpg", [clip] * 8, ["title"] * 8)
+    video = noise.repeat(4, 1).repeat(4, 2)  # blocks of 4 pixels: too much for quality 90
+    quality_report.write_sheet(tmp_path / "sheet.jpg", [video] * 8, ["title"] * 8)
     assert (tmp_path / "sheet.jpg").stat().st_size <= quality_report.SHEET_LIMIT
     best = io.BytesIO()
     Image.open(tmp_path / "sheet.jpg").save(best, "JPEG", quality=90)
@@ -170,7 +170,7 @@ def test_half_a_line_of_a_killed_run_is_dropped_and_the_rest_kept(tmp_path):
     assert run.records.read_text() == lines[0] + "\n"
 
 
-def test_clip_file_is_another_when_a_variants_settings_change():
+def test_video_file_is_another_when_a_variants_settings_change():
     run = quality_sampling.Run(Path("weights"), Path("work"), 25)
     task = quality_sampling.Task.of("c17", 3, 1)
     other = quality_sampling.Task("c17", "other", 3, 1)

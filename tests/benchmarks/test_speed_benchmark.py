@@ -17,7 +17,7 @@ from host_nodes import BenchError
 from speed_measuring import measure_run, measure_side_by_side
 from speed_variants import VARIANTS, Job, choose, extra_variants
 
-BENCH = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCH = Path(__file__).resolve().parents[2] / "benchmarks"
 
 STEPS = 5
 # Guided steps: (c - 1) x 5 / 25, half up: 1.8 -> 2, 3.2 -> 3, 3.8 -> 4. Two evaluations each, the

@@ -80,16 +80,16 @@ SAVER = {  # as SaveVideo of newer hosts: what is chosen brings widgets of its o
     "values, expected",
     [
         (
-            ["clip", "auto", "auto"],
+            ["video", "auto", "auto"],
             {"format": "auto", "format.codec": "auto", "note": ""},
         ),
         (
-            ["clip", "mkv", "av1", 30.0, "good"],
+            ["video", "mkv", "av1", 30.0, "good"],
             {"format": "mkv", "format.codec": "av1", "format.codec.crf": 30.0, "note": "good"},
         ),
-        (["clip", "gone", "good"], {"format": "gone", "note": "good"}),
+        (["video", "gone", "good"], {"format": "gone", "note": "good"}),
         (
-            ["clip"],
+            ["video"],
             {
                 "format": "auto",
                 "format.codec": "auto",
@@ -101,7 +101,7 @@ SAVER = {  # as SaveVideo of newer hosts: what is chosen brings widgets of its o
 def test_widgets_of_a_choice_are_named_after_it(values, expected):
     workflow = {"nodes": [_node(1, "Saver", values)], "links": []}
     prompt = prompts.to_prompt(workflow, OBJECT_INFO | {"Saver": SAVER})
-    assert prompt["1"]["inputs"] == {"prefix": "clip", **expected}
+    assert prompt["1"]["inputs"] == {"prefix": "video", **expected}
 
 
 @pytest.mark.parametrize(
@@ -207,14 +207,14 @@ def _comparing_prompt() -> dict:
     prompt["l"] = {"class_type": prompts.STOCK_LOADER, "inputs": {"ckpt_name": "svd.safetensors"}}
     prompt["s"] = {"class_type": "KSampler", "inputs": {"model": ["l", 0], "seed": 7}}
     prompt["d"] = {"class_type": "VAEDecode", "inputs": {"samples": ["s", 0], "vae": ["l", 2]}}
-    clips = {"video_a": ["d", 0], "video_b": ["4", 0]}
-    prompt["c"] = {"class_type": "VCUT_CompareVideos", "inputs": {**clips, "label_a": "without"}}
+    videos = {"video_a": ["d", 0], "video_b": ["4", 0]}
+    prompt["c"] = {"class_type": "VCUT_CompareVideos", "inputs": {**videos, "label_a": "without"}}
     prompt["p"] = {"class_type": "PreviewImage", "inputs": {"images": ["c", 1]}}
     return prompt
 
 
 @pytest.mark.parametrize("is_swapped", [False, True])
-def test_of_a_comparison_the_clip_with_vcut_stays(is_swapped):
+def test_of_a_comparison_the_video_with_vcut_stays(is_swapped):
     prompt = _comparing_prompt()
     if is_swapped:
         prompt["c"]["inputs"].update(video_a=["4", 0], video_b=["d", 0])
@@ -225,7 +225,7 @@ def test_prompt_without_a_comparison_stays_as_it_is():
     assert prompts.without_comparison(_vcut_prompt()) == _vcut_prompt()
 
 
-def test_comparison_without_clips_is_refused():
+def test_comparison_without_videos_is_refused():
     prompt = _comparing_prompt()
     prompt["c"]["inputs"].update(video_a="none", video_b=[3, 0])
     with pytest.raises(prompts.WorkflowError, match="VCUT_CompareVideos with its video_b"):

@@ -1,4 +1,4 @@
-"""How far two clips are apart, against numbers worked out by hand and against scikit-image."""
+"""How far two videos are apart, against numbers worked out by hand and against scikit-image."""
 
 import math
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from vcut.nodes.video_comparison import AlignedClips, Clip, Scores, psnr, ssim
+from vcut.nodes.video_comparison import AlignedVideos, Scores, Video, psnr, ssim
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -17,8 +17,8 @@ def _flat(value: float, frames: int = 2, height: int = 16, width: int = 16) -> t
     return torch.full((frames, height, width, 3), value)
 
 
-def _aligned(a: torch.Tensor, b: torch.Tensor) -> AlignedClips:
-    return AlignedClips(Clip("video_a", "one", a), Clip("video_b", "two", b))
+def _aligned(a: torch.Tensor, b: torch.Tensor) -> AlignedVideos:
+    return AlignedVideos(Video("video_a", "one", a), Video("video_b", "two", b))
 
 
 def _scored(a: torch.Tensor, b: torch.Tensor) -> Scores:
@@ -59,20 +59,20 @@ def test_ssim_is_defined_when_a_frame_is_smaller_than_its_window(side):
     assert ssim(a, a) == pytest.approx(1, abs=1e-5)
 
 
-def test_psnr_of_a_clip_is_that_of_all_its_pixels():
+def test_psnr_of_a_video_is_that_of_all_its_pixels():
     # Errors of 0.1 and 0.3: squared 0.01 and 0.09, mean 0.05, 10 log10(20) = 13.0103 dB. The mean
     # of the frames' 20 and 10.4576 dB would be 15.2288.
     b = torch.cat([_flat(0.6, 1), _flat(0.8, 1)])
     scores = _scored(_flat(0.5), b)
     assert scores.psnr_db == pytest.approx([20, 10.4576], abs=1e-3)
-    assert scores.clip_psnr_db == pytest.approx(13.0103, abs=1e-3)
+    assert scores.video_psnr_db == pytest.approx(13.0103, abs=1e-3)
 
 
-def test_identical_frame_counts_as_no_error_in_the_clip():
+def test_identical_frame_counts_as_no_error_in_the_video():
     # Squared errors 0 and 0.01: mean 0.005, 10 log10(200) = 23.0103 dB.
     scores = _scored(_flat(0.5), torch.cat([_flat(0.5, 1), _flat(0.6, 1)]))
     assert scores.psnr_db[0] == math.inf and scores.ssim[0] == 1
-    assert scores.clip_psnr_db == pytest.approx(23.0103, abs=1e-3)
+    assert scores.video_psnr_db == pytest.approx(23.0103, abs=1e-3)
     assert not scores.is_identical
 
 
@@ -86,9 +86,9 @@ def test_text_names_the_frame_that_differs_most_counted_from_1():
 
 
 def test_text_says_identical_and_no_decibels_when_every_pixel_is_equal():
-    clip = _random(1, 8, 8, 3)
+    video = _random(1, 8, 8, 3)
     assert (
-        _scored(clip, clip.clone()).text(8, 8, 4.0) == "1 frame of 8x8: identical in every pixel."
+        _scored(video, video.clone()).text(8, 8, 4.0) == "1 frame of 8x8: identical in every pixel."
     )
 
 
@@ -98,32 +98,32 @@ def test_smallest_difference_is_not_called_identical():
     assert "identical" not in _scored(_flat(0.5), b).text(16, 16, 4.0)
 
 
-def test_longer_clip_is_compared_over_the_frames_that_both_have():
-    clips = _aligned(_flat(0.5, 5), _flat(0.5, 3))
-    assert len(list(clips.frames())) == clips.num_frames == 3
-    assert clips.notes() == ["one has 5 frames, two 3: the first 3 are compared."]
+def test_longer_video_is_compared_over_the_frames_that_both_have():
+    videos = _aligned(_flat(0.5, 5), _flat(0.5, 3))
+    assert len(list(videos.frames())) == videos.num_frames == 3
+    assert videos.notes() == ["one has 5 frames, two 3: the first 3 are compared."]
 
 
 @pytest.mark.parametrize("is_first", [True, False])
 def test_single_picture_is_compared_with_every_frame(is_first):
-    still, clip = _random(1, 8, 8, 3), _random(4, 8, 8, 3, seed=1)
-    clips = _aligned(still, clip) if is_first else _aligned(clip, still)
-    pairs = [pair if is_first else pair[::-1] for pair in clips.frames()]
+    still, video = _random(1, 8, 8, 3), _random(4, 8, 8, 3, seed=1)
+    videos = _aligned(still, video) if is_first else _aligned(video, still)
+    pairs = [pair if is_first else pair[::-1] for pair in videos.frames()]
     assert len(pairs) == 4
     assert all(torch.equal(one, still[0]) for one, _two in pairs)
-    assert all(torch.equal(two, frame) for (_one, two), frame in zip(pairs, clip, strict=True))
+    assert all(torch.equal(two, frame) for (_one, two), frame in zip(pairs, video, strict=True))
     label = "one" if is_first else "two"
-    assert clips.notes() == [f"{label} is one picture, compared with every frame."]
+    assert videos.notes() == [f"{label} is one picture, compared with every frame."]
 
 
 @pytest.mark.parametrize(("large", "small"), [((576, 1024), (288, 512)), ((480, 854), (72, 128))])
-def test_larger_clip_is_resized_when_both_have_one_shape(large, small):
-    clips = _aligned(_flat(0.25, 1, *small), _flat(0.25, 1, *large))
-    ((a, b),) = clips.frames()
+def test_larger_video_is_resized_when_both_have_one_shape(large, small):
+    videos = _aligned(_flat(0.25, 1, *small), _flat(0.25, 1, *large))
+    ((a, b),) = videos.frames()
     assert a.shape == b.shape == (*small, 3)
     assert torch.allclose(a, b, atol=1e-6)
     sizes = f"{large[1]}x{large[0]} to {small[1]}x{small[0]}"
-    assert clips.notes() == [f"two resized from {sizes}."]
+    assert videos.notes() == [f"two resized from {sizes}."]
 
 
 def test_resized_frame_has_the_mean_of_the_pixels_that_it_stands_for():
@@ -134,9 +134,9 @@ def test_resized_frame_has_the_mean_of_the_pixels_that_it_stands_for():
     assert small[2:-2, 2:-2].sub(0.25).abs().max() < 0.05
 
 
-def test_clips_of_other_shapes_are_refused_with_what_to_do():
+def test_videos_of_other_shapes_are_refused_with_what_to_do():
     message = _refusal(_flat(0.5, 1, 576, 1024), _flat(0.5, 1, 512, 512))
-    assert message.startswith("expected two clips of one size or one shape, got 1024x576 (one)")
+    assert message.startswith("expected two videos of one size or one shape, got 1024x576 (one)")
     assert "512x512 (two)" in message and "Image Crop" in message
 
 
@@ -152,28 +152,30 @@ def test_clips_of_other_shapes_are_refused_with_what_to_do():
         ({"samples": 1}, "got dict"),
     ],
 )
-def test_input_that_is_no_clip_is_refused_in_one_sentence(wrong, part):
+def test_input_that_is_no_video_is_refused_in_one_sentence(wrong, part):
     with pytest.raises(ValueError, match=f"^expected .*{part}.* Connect .*"):
-        Clip("video_b", "two", wrong)
+        Video("video_b", "two", wrong)
 
 
 def test_values_are_cut_to_what_can_be_shown_and_nan_is_shown_black_and_named():
     b = _flat(0.0, 3)
     b[0, 0, 0, 0], b[1, 0, 0, 0], b[1, 1, 1, 1], b[2, 0, 0, 0] = -5.0, math.nan, math.nan, math.inf
-    clips = _aligned(_flat(0.0, 3), b)
-    frames = [two for _one, two in clips.frames()]
+    videos = _aligned(_flat(0.0, 3), b)
+    frames = [two for _one, two in videos.frames()]
     assert torch.equal(frames[0], torch.zeros(16, 16, 3))
     assert torch.equal(frames[1], torch.zeros(16, 16, 3))
     assert frames[2][0, 0, 0] == 1 and frames[2].sum() == 1
-    assert clips.notes() == ["two: no numbers (NaN) in 1 frame, the first is 2; shown black there."]
+    assert videos.notes() == [
+        "two: no numbers (NaN) in 1 frame, the first is 2; shown black there."
+    ]
 
 
 def test_transparency_is_left_out_and_grey_is_grey():
     rgba = torch.cat([_flat(0.5, 1), torch.zeros(1, 16, 16, 1)], dim=-1)
-    clips = _aligned(rgba, torch.full((1, 16, 16, 1), 0.5))
-    ((a, b),) = clips.frames()
+    videos = _aligned(rgba, torch.full((1, 16, 16, 1), 0.5))
+    ((a, b),) = videos.frames()
     assert torch.equal(a, b) and a.shape == (16, 16, 3)
-    assert clips.notes() == ["one: transparency left out."]
+    assert videos.notes() == ["one: transparency left out."]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -184,13 +186,13 @@ def test_every_float_type_is_read(dtype):
     assert torch.equal(a, b)
 
 
-def test_clip_with_any_layout_is_read_and_left_as_it_is():
-    clip = _random(3, 2, 10, 8).permute(1, 3, 2, 0)[:, ::2, :: -1 + 2]
-    before = clip.clone()
-    for a, b in _aligned(clip, before).frames():
+def test_video_with_any_layout_is_read_and_left_as_it_is():
+    video = _random(3, 2, 10, 8).permute(1, 3, 2, 0)[:, ::2, :: -1 + 2]
+    before = video.clone()
+    for a, b in _aligned(video, before).frames():
         assert torch.equal(a, b)
         a.zero_()
-    assert torch.equal(clip, before)
+    assert torch.equal(video, before)
 
 
 def test_missing_kornia_is_one_sentence(monkeypatch):

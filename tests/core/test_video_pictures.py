@@ -1,4 +1,4 @@
-"""Two clips side by side, their labels, and the plot: what is drawn, and where."""
+"""Two videos side by side, their labels, and the plot: what is drawn, and where."""
 
 import math
 import warnings
@@ -28,7 +28,7 @@ def _ink(picture: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 400), (301, 401), (256, 256)])
-def test_large_clips_stand_pixel_by_pixel_beside_each_other(height, width):
+def test_large_videos_stand_pixel_by_pixel_beside_each_other(height, width):
     a, b = _frame(height, width, 1), _frame(height, width, 2)
     drawn = _side_by_side(("a", "b"), a, b)
     picture, top, right = drawn.pictures[0], drawn.top, width + width % 2 + GAP
@@ -39,7 +39,7 @@ def test_large_clips_stand_pixel_by_pixel_beside_each_other(height, width):
 
 
 @pytest.mark.parametrize("side", [1, 3, 64, 127])
-def test_small_clip_is_enlarged_by_a_whole_factor(side):
+def test_small_video_is_enlarged_by_a_whole_factor(side):
     a, b = _frame(side, side, 1), _frame(side, side, 2)
     drawn = _side_by_side(("", ""), a, b)
     factor = 256 // side
@@ -53,7 +53,7 @@ def test_no_line_of_text_is_drawn_when_both_labels_are_empty():
     assert _side_by_side(("", ""), _frame(64, 64, 1), _frame(64, 64, 2)).pictures.shape[1] == 256
 
 
-def test_each_label_stands_centred_above_its_clip():
+def test_each_label_stands_centred_above_its_video():
     drawn = _side_by_side(("without VCUT", ""), _frame(64, 64, 1), _frame(64, 64, 2))
     columns = _ink(drawn.pictures[0, : drawn.top]).any(dim=0).nonzero().flatten()
     assert columns.min() > 0 and columns.max() < 256

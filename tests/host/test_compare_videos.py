@@ -40,14 +40,14 @@ def test_difference_is_as_bright_as_the_summary_says(gain, shown):
     assert f"Difference shown {gain:g} times as bright." in summary
 
 
-def test_equal_clips_are_called_identical_and_their_difference_is_black():
-    clip = torch.rand(3, 64, 64, 3)
-    _, difference, _, summary = _compare(clip, clip.clone())
+def test_equal_videos_are_called_identical_and_their_difference_is_black():
+    video = torch.rand(3, 64, 64, 3)
+    _, difference, _, summary = _compare(video, video.clone())
     assert summary == "3 frames of 64x64: identical in every pixel."
     assert not difference.any()
 
 
-def test_clips_of_other_length_size_and_kind_are_compared_and_that_is_said():
+def test_videos_of_other_length_size_and_kind_are_compared_and_that_is_said():
     rgba = torch.ones(5, 128, 128, 4)
     _, difference, _, summary = _compare(rgba, _flat(1.0, 3), labels=("long", ""))
     assert difference.shape == (3, 64, 64, 3)
@@ -63,7 +63,7 @@ def test_clips_of_other_length_size_and_kind_are_compared_and_that_is_said():
     ("a", "b", "part"),
     [
         (_flat(0.5), _flat(0.5, 0), "expected at least one frame as video_b, got 0"),
-        (_flat(0.5), _flat(0.5, 2, 32, 64), "expected two clips of one size or one shape"),
+        (_flat(0.5), _flat(0.5, 2, 32, 64), "expected two videos of one size or one shape"),
         (torch.zeros(4, 4), _flat(0.5), r"expected IMAGE .* as video_a, got \(4, 4\)"),
     ],
 )
@@ -93,11 +93,11 @@ def test_any_label_is_drawn(labels):
 
 
 class _LargeTensors(TorchDispatchMode):
-    """Keeps every storage of ``clip`` bytes, counts tensors of ``frame`` bytes alive at once."""
+    """Keeps every storage of ``video`` bytes, counts tensors of ``frame`` bytes alive at once."""
 
-    def __init__(self, clip: int, frame: int) -> None:
+    def __init__(self, video: int, frame: int) -> None:
         super().__init__()
-        self.clip, self.frame = clip, frame
+        self.video, self.frame = video, frame
         self.storages = {}  # by address; kept alive, so that no address is used twice
         self.alive, self.most_alive = [], 0
 
@@ -109,18 +109,18 @@ class _LargeTensors(TorchDispatchMode):
                 self.alive.append(weakref.ref(tensor))
                 self.most_alive = max(self.most_alive, len(self.alive))
                 storage = tensor.untyped_storage()
-                if storage.nbytes() >= self.clip:
+                if storage.nbytes() >= self.video:
                     self.storages[storage.data_ptr()] = storage
         return output
 
 
-def test_frames_are_made_one_at_a_time_and_only_what_comes_out_is_as_large_as_a_clip():
-    # A frame of 256x256 is 0.79 MB, a clip of 24 is 18.9 MB; the largest of the rest, the plot,
+def test_frames_are_made_one_at_a_time_and_only_what_comes_out_is_as_large_as_a_video():
+    # A frame of 256x256 is 0.79 MB, a video of 24 is 18.9 MB; the largest of the rest, the plot,
     # 7.2 MB. Two frames kept of each of 24 pairs would be 48.
     a, b = torch.rand(24, 256, 256, 3), torch.rand(24, 256, 256, 4)
-    with _LargeTensors(clip=15_000_000, frame=256 * 256 * 3 * 4) as seen:
+    with _LargeTensors(video=15_000_000, frame=256 * 256 * 3 * 4) as seen:
         side_by_side, difference, _, _ = _compare(a, b)
-    made = seen.storages.keys() - {clip.untyped_storage().data_ptr() for clip in (a, b)}
+    made = seen.storages.keys() - {video.untyped_storage().data_ptr() for video in (a, b)}
     assert made == {t.untyped_storage().data_ptr() for t in (side_by_side, difference)}
     assert 2 <= seen.most_alive < 24
 

@@ -1,4 +1,4 @@
-"""The tiny SVD's clips and training: the same command gives the same data and first losses."""
+"""The tiny SVD's videos and training: the same command gives the same data and first losses."""
 
 import json
 import signal
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import train
-from clip_world import DIRECTIONS, NUM_FRAMES, SIZE, make_clips
 from trainer import Stage, step_generator
+from video_world import DIRECTIONS, NUM_FRAMES, SIZE, make_videos
 
 STEPS = 2
 
@@ -23,13 +23,13 @@ def keep_signal_handlers():
         signal.signal(number, handler)
 
 
-def _latents(seed: int = 0, clips: int = 3) -> dict[str, torch.Tensor]:
+def _latents(seed: int = 0, videos: int = 3) -> dict[str, torch.Tensor]:
     """What the stage "latents" leaves, of noise: training needs its shapes alone."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        "latents": torch.randn(clips, NUM_FRAMES, 4, SIZE // 8, SIZE // 8, generator=generator),
-        "context": torch.randn(clips, 64, generator=generator),
-        "motion_bucket": torch.tensor([60, 127, 200])[:clips],
+        "latents": torch.randn(videos, NUM_FRAMES, 4, SIZE // 8, SIZE // 8, generator=generator),
+        "context": torch.randn(videos, 64, generator=generator),
+        "motion_bucket": torch.tensor([60, 127, 200])[:videos],
     }
 
 
@@ -82,43 +82,43 @@ def test_every_step_has_randomness_of_its_own():
     assert len(draws) == 51
 
 
-def test_same_seed_gives_the_same_clips_and_another_seed_others():
-    clips, again, other = make_clips(3, seed=4), make_clips(3, seed=4), make_clips(3, seed=5)
-    for name, value in vars(clips).items():
+def test_same_seed_gives_the_same_videos_and_another_seed_others():
+    videos, again, other = make_videos(3, seed=4), make_videos(3, seed=4), make_videos(3, seed=5)
+    for name, value in vars(videos).items():
         assert torch.equal(value, getattr(again, name)), name
-    assert not torch.equal(clips.frames, other.frames)
+    assert not torch.equal(videos.frames, other.frames)
 
 
-def test_unseen_clips_are_none_of_the_seen_ones():
+def test_unseen_videos_are_none_of_the_seen_ones():
     # Seen and unseen seeds are the even and the odd ones: none is both.
-    seen = [make_clips(1, seed=seed).path for seed in range(20)]
-    unseen = [make_clips(1, seed=seed, unseen=True).path for seed in range(20)]
+    seen = [make_videos(1, seed=seed).path for seed in range(20)]
+    unseen = [make_videos(1, seed=seed, unseen=True).path for seed in range(20)]
     assert not any(torch.equal(a, b) for a in seen for b in unseen)
 
 
-def test_chosen_frames_are_those_of_the_whole_clip():
-    whole, chosen = make_clips(2, seed=3), make_clips(2, seed=3, frames=[0, 9])
+def test_chosen_frames_are_those_of_the_whole_video():
+    whole, chosen = make_videos(2, seed=3), make_videos(2, seed=3, frames=[0, 9])
     assert torch.equal(chosen.frames, whole.frames[:, [0, 9]])
 
 
 def test_sprite_goes_where_its_looks_tell_as_fast_as_the_bucket_tells():
-    clips = make_clips(16, seed=6)
-    step = clips.path[:, 1:] - clips.path[:, :-1]  # (B, T - 1, 2)
-    expected = DIRECTIONS[clips.direction] * 0.01 * clips.motion_bucket[:, None]
+    videos = make_videos(16, seed=6)
+    step = videos.path[:, 1:] - videos.path[:, :-1]  # (B, T - 1, 2)
+    expected = DIRECTIONS[videos.direction] * 0.01 * videos.motion_bucket[:, None]
     assert torch.allclose(step, expected[:, None].expand_as(step), atol=1e-4)
-    assert set(clips.direction.tolist()) == {0, 1, 2, 3}
+    assert set(videos.direction.tolist()) == {0, 1, 2, 3}
 
 
 def test_sprite_is_painted_where_its_path_is():
-    clips = make_clips(8, seed=8)
+    videos = make_videos(8, seed=8)
     batch = torch.arange(8)
     for t in (0, 7, 13):
-        x, y = clips.path[:, t].floor().long().T
-        painted = clips.frames[batch, t, :, y, x]  # (B, 3)
-        assert torch.allclose(painted, clips.colour, atol=0.02)
+        x, y = videos.path[:, t].floor().long().T
+        painted = videos.frames[batch, t, :, y, x]  # (B, 3)
+        assert torch.allclose(painted, videos.colour, atol=0.02)
 
 
-def test_clips_of_training_follow_from_the_seeds_alone(tmp_path, monkeypatch):
+def test_videos_of_training_follow_from_the_seeds_alone(tmp_path, monkeypatch):
     class PixelMeans(torch.nn.Module):
         """In place of both networks: what it gives tells which pixels it was given."""
 
@@ -132,8 +132,8 @@ def test_clips_of_training_follow_from_the_seeds_alone(tmp_path, monkeypatch):
     network = PixelMeans()
     for name in ("first", "second"):
         torch.manual_seed(len(name))
-        train.encode_clips(tmp_path / name, network, network, num_clips=4)
-    first, second = train.load_clips(tmp_path / "first"), train.load_clips(tmp_path / "second")
+        train.encode_videos(tmp_path / name, network, network, num_videos=4)
+    first, second = train.load_videos(tmp_path / "first"), train.load_videos(tmp_path / "second")
     assert first["latents"].shape[:2] == (4, NUM_FRAMES)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["latents"][:2], first["latents"][2:])  # each shard has its seed

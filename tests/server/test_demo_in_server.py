@@ -1,4 +1,4 @@
-"""What the demo makes of a run in a real headless server: its two clips and their counts."""
+"""What the demo makes of a run in a real headless server: its two videos and their counts."""
 
 import re
 
@@ -13,21 +13,22 @@ def prompt(tiny_prompt) -> dict:
     return tiny_prompt(WORKFLOWS / "svd_vcut.json", seed=21)
 
 
-def test_clip_with_vcut_has_the_counts_that_the_pack_sends(server, prompt, tmp_path):
-    clip = demo._make_clip(server, prompt, "with VCUT", tmp_path)
+def test_video_with_vcut_has_the_counts_that_the_pack_sends(server, prompt, tmp_path):
+    video = demo._make_video(server, prompt, "with VCUT", tmp_path)
     # 32 affine maps, evaluated for cond with uncond and for the averaged cond: 64 at any length.
-    assert (clip.evaluations, clip.affine_maps) == (8, 64)
-    (line,) = clip.lines
-    assert line.startswith("8 of 10 UNet evaluations; guided 1-3 of 5, cut at step 4")
+    assert (video.evaluations, video.cross_attentions) == (8, 64)
+    (line,) = video.lines
+    assert line.startswith("8 of 10 UNet evaluations; guided 3 of 5 steps; ")
+    assert "cut at step 4 " in line
 
 
-def test_clip_without_vcut_has_no_affine_maps(server, prompt, tmp_path):
-    clip = demo._make_clip(server, prompts.without_vcut(prompt), "without VCUT", tmp_path)
-    assert (clip.evaluations, clip.affine_maps, clip.lines) == (10, 0, [])
+def test_video_without_vcut_has_no_cached_cross_attentions(server, prompt, tmp_path):
+    video = demo._make_video(server, prompts.without_vcut(prompt), "without VCUT", tmp_path)
+    assert (video.evaluations, video.cross_attentions, video.lines) == (10, 0, [])
 
 
-def test_progress_of_a_clip_is_two_lines_in_a_log(server, prompt, tmp_path, capsys):
+def test_progress_of_a_video_is_two_lines_in_a_log(server, prompt, tmp_path, capsys):
     prompts.set_inputs(prompt, "KSampler", seed=22)
-    demo._make_clip(server, prompt, "with VCUT", tmp_path)
+    demo._make_video(server, prompt, "with VCUT", tmp_path)
     told = capsys.readouterr().err
     assert re.fullmatch(r"with VCUT: 5 steps\nwith VCUT: done in \d+\.\d s\n", told), told

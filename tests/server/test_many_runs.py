@@ -140,7 +140,7 @@ def test_200_queued_runs_leave_memory_level_and_equal_inputs_equal_results(
 
     results = [_png_bytes(server, entries[number]) for number in REPEATED]
     assert len(results[0]) == 4 and all(png.startswith(b"\x89PNG") for png in results[0])
-    assert len({*results[0]}) > 1, "the clip does not move: no result to compare"
+    assert len({*results[0]}) > 1, "the video does not move: no result to compare"
     assert all(result == results[0] for result in results)
     third = NUM_RUNS // 3
     parts = slice(third, -third), slice(-third, None)

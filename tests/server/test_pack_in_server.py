@@ -123,8 +123,8 @@ def test_workflow_runs_to_a_video_file(server, tiny_prompt, file):
     assert len(run.files["frames"]) == 4
     (video,) = [f for files in run.files.values() for f in files if f["filename"].endswith(".mp4")]
     names = {name: video[name] for name in ("filename", "subfolder", "type")}
-    clip = requests.get(server.url + "/view", params=names, timeout=30).content
-    assert clip[4:8] == b"ftyp"
+    video = requests.get(server.url + "/view", params=names, timeout=30).content
+    assert video[4:8] == b"ftyp"
 
 
 def test_evaluations_counted_apart_equal_the_reported_ones(server, tiny_prompt):
