@@ -1,6 +1,6 @@
 """Prints what the UNet of SVD and SVD-XT costs, without and with VCUT, beside the paper's figures.
 
-python3 benchmarks/cost.py
+python3 benchmarks/cost_tables.py
 
 Counted on ComfyUI's own UNet at full size on the meta device: no weights, no GPU, some seconds.
 """
