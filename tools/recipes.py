@@ -56,14 +56,14 @@ RECIPES = {
         title="SVD with VCUT",
         shows="The graph of svd_baseline with two nodes more in the model line. Guidance ends at "
         "step 17 of 25, and the cross-attentions are evaluated once a run.",
-        look_at="The line under the VCUT nodes: **guided 1-16 of 25** and "
+        look_at="The lines under the VCUT nodes: **guided 16 of 25 steps** and "
         "**41 of 50 UNet evaluations**. Bypass both nodes (Ctrl+B) to compare.",
     ),
     "svd_xt_vcut": Recipe(
         title="SVD-XT with VCUT",
         shows="One picture becomes 25 frames. Guidance ends at step 17 of 25, and the "
         "cross-attentions are evaluated once a run.",
-        look_at="The line under the VCUT nodes: **guided 1-16 of 25** and "
+        look_at="The lines under the VCUT nodes: **guided 16 of 25 steps** and "
         "**41 of 50 UNet evaluations**. Bypass both nodes (Ctrl+B) to compare.",
         checkpoint=SVD_XT,
     ),
@@ -71,7 +71,7 @@ RECIPES = {
         title="SVD-XT with VCUT, as in the paper",
         shows="The graph of svd_xt_vcut with **temporal** set to **remove**, the setting of the "
         "arXiv paper: no cross-attention over time. The motion differs from svd_xt_vcut.",
-        look_at="The line under the VCUT nodes: **41 of 50 UNet evaluations**, and how many "
+        look_at="The lines under the VCUT nodes: **41 of 50 UNet evaluations**, and how many "
         "cross-attentions were removed. Then the motion beside svd_xt_vcut.",
         checkpoint=SVD_XT,
         temporal="remove",
@@ -90,7 +90,7 @@ RECIPES = {
         shows="The graph of svd_xt_vcut_low_memory with VCUT Feature Slicer: intermediate "
         "results exist for a slice of the frames or pixels only, so 25 frames of 1024x576 fit "
         "beside the weights. Same picture. VAE Decode takes as many frames at a time as fit.",
-        look_at="The lines under the VCUT nodes: **slicing everything**, how many slices were "
+        look_at="The lines under the VCUT nodes: **slicing: everything**, how many slices were "
         "chosen and the peak that they should give. **slices** 0 chooses anew at every run.",
         checkpoint=SVD_XT,
         is_pruned=True,
@@ -100,7 +100,7 @@ RECIPES = {
         title="SVD with VCUT, 20 steps",
         shows="The graph of svd_vcut with 20 steps in KSampler. The scheduler still says 17 of "
         "25, so the cut moves in proportion: 13 of the 20 steps are guided.",
-        look_at="The line under the VCUT nodes: **guided 1-13 of 20** and "
+        look_at="The lines under the VCUT nodes: **guided 13 of 20 steps** and "
         "**33 of 40 UNet evaluations**.",
         steps=20,
     ),
