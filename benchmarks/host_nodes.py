@@ -1,6 +1,6 @@
 """ComfyUI in this process, its nodes called by id as a graph calls them.
 
-Must not know what is measured. ComfyUI is made importable by ``start_comfyui`` or by a test.
+ComfyUI is made importable by ``start_comfyui`` or by a test.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""Loads a checkpoint with the stock loader and with VCUT's, each in a process of its own.
+"""Loads a checkpoint with the stock loader and with VCUT's, each in its own process.
 
 python3 benchmarks/loading.py [--checkpoint NAME]
 
-Prints what the UNet holds, what ComfyUI reckons with, and the peak memory of the process.
+Prints what the UNet holds, what ComfyUI plans with, and the peak memory of the process.
 benchmarks/make_full_size_checkpoint.py makes the default checkpoint.
 """
 

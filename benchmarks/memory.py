@@ -109,11 +109,11 @@ def _on_meta(nodes: HostNodes, options: argparse.Namespace) -> tuple[str, list[d
         memory = measure_call(clone, **size)
         shape = [options.frames * options.conds, 4, options.height // 8, options.width // 8]
         with _fused_attention_of_the_host():
-            reckoned = clone.memory_required(shape)
+            planned = clone.memory_required(shape)
         measured.append({
             "name": variant.name,
             "peak_bytes": memory.peak_bytes,
-            "comfyui_reckons_bytes": int(reckoned),
+            "comfyui_plans_bytes": int(planned),
             "peak_in": memory.peak_place,
             "alive": [{"bytes": size, "made_in": place} for size, place in memory.at_peak[:12]],
         })  # fmt: skip
@@ -122,7 +122,7 @@ def _on_meta(nodes: HostNodes, options: argparse.Namespace) -> tuple[str, list[d
 
 
 def _fused_attention_of_the_host():
-    """Let ComfyUI reckon as it does on a GPU with PyTorch's attention."""
+    """Let ComfyUI plan as it does on a GPU with PyTorch's attention."""
     import comfy.model_management
 
     name = "pytorch_attention_flash_attention"
@@ -149,7 +149,7 @@ def _on_gpu(nodes: HostNodes, options: argparse.Namespace) -> tuple[str, list[di
         measured.append({
             "name": variant.name,
             "peak_bytes": run.peak_bytes - weights,
-            "comfyui_reckons_bytes": int(clone.memory_required(shape)),
+            "comfyui_plans_bytes": int(clone.memory_required(shape)),
         })  # fmt: skip
     return torch.cuda.get_device_name(), measured
 
@@ -158,14 +158,14 @@ def table(results: dict) -> str:
     """Return the results as a markdown table."""
     baseline = results["variants"][0]["peak_bytes"]
     lines = [
-        "| variant | peak activations | of baseline | ComfyUI reckons | peak in |",
+        "| variant | peak activations | of baseline | ComfyUI plans | peak in |",
         "| --- | --- | --- | --- | --- |",
     ]
     for row in results["variants"]:
-        peak, reckoned = row["peak_bytes"], row["comfyui_reckons_bytes"]
+        peak, planned = row["peak_bytes"], row["comfyui_plans_bytes"]
         lines.append(
             f"| {row['name']} | {peak / 1e9:.2f} GB | {peak / baseline:.0%} "
-            f"| {reckoned / 1e9:.1f} GB | {row.get('peak_in', '')} |"
+            f"| {planned / 1e9:.1f} GB | {row.get('peak_in', '')} |"
         )
     return "\n".join(lines)
 

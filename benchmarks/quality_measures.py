@@ -1,6 +1,6 @@
 """What the quality benchmark measures on one video, each measure with its definition.
 
-Videos are arrays (T, H, W, 3), uint8. Must not know how they were sampled. The eight stand-ins take
+Videos are arrays (T, H, W, 3), uint8. The eight stand-ins take
 the places of VBench's eight dimensions as the paper reports them, without VBench's networks.
 """
 

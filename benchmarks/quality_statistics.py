@@ -1,7 +1,7 @@
 """Means and paired differences of the quality benchmark, with their intervals.
 
 The videos of one first frame are not independent, so they are averaged first and the 95 % interval
-comes from drawing first frames anew (percentile bootstrap). Knows nothing of videos or models.
+comes from drawing first frames anew (percentile bootstrap).
 """
 
 from itertools import combinations

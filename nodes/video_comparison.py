@@ -1,6 +1,6 @@
 """Brings two videos to one length and size, and measures how far apart they are.
 
-Must not know ComfyUI, nor how the result is drawn. Frames here are float32 on the CPU, (H, W, 3) in
+Frames here are float32 on the CPU, (H, W, 3) in
 0..1, made one at a time: a video may be as large as memory.
 """
 

@@ -1,7 +1,4 @@
-"""Words as pictures: wrapped to a width, in whatever script they are written.
-
-Must not know what they stand above.
-"""
+"""Words as pictures: wrapped to a width, in whatever script they are written."""
 
 import textwrap
 

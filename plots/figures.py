@@ -1,4 +1,4 @@
-"""Matplotlib figures as pictures for ComfyUI. Must not know what is drawn."""
+"""Matplotlib figures as pictures for ComfyUI."""
 
 import importlib
 

@@ -1,7 +1,4 @@
-"""Draws two videos side by side, and how they compare frame by frame.
-
-Must not know how the figures were measured.
-"""
+"""Draws two videos side by side, and how they compare frame by frame."""
 
 import math
 

@@ -1,7 +1,4 @@
-"""ComfyUI's real page in Debian's chromium, ready for a graph; shared by tests and maker.
-
-Must not know any workflow.
-"""
+"""ComfyUI's real page in Debian's chromium, ready for a graph; shared by tests and maker."""
 
 import json
 import shutil
@@ -13,7 +10,7 @@ from playwright.sync_api import ConsoleMessage, Locator, Page, sync_playwright
 from private_comfyui.install import Host
 from private_comfyui.serve import ComfyServer
 
-# What the page would otherwise lay over the canvas on a first visit, and a check of its own that
+# What the page would otherwise lay over the canvas on a first visit, and its own check that
 # is off by default: every workflow that is loaded must pass the frontend's schema.
 SETTINGS = {
     "Comfy.TutorialCompleted": True,

@@ -2,7 +2,6 @@
 
 Counted on the module's own layers while somebody runs it once; on the meta device that takes no
 memory and no arithmetic. Layers are told apart by the names that latent-diffusion UNets give them.
-Must not know who builds the UNet, nor how it is called.
 """
 
 from collections import Counter
@@ -132,7 +131,7 @@ def measure(unet: nn.Module, evaluate: Callable[[], object]) -> UNetCost:
     """Return the cost of what ``evaluate`` runs of ``unet``: one evaluation of one cond.
 
     Puts forward hooks on the layers for as long as ``evaluate`` runs. Linear layers must be called,
-    so attention functions may be any: products are reckoned from the shapes of q, k and v.
+    so attention functions may be any: products are counted from the shapes of q, k and v.
     """
     macs: Counter[str] = Counter()
     shapes: dict[str, tuple[int, ...]] = {}

@@ -1,7 +1,7 @@
 """A transformer block of SVD's UNet whose cross-attention is a constant.
 
 The operations of the block's own forward in the same order, less what only the query needs: so the
-same output, bit for bit. Must not know who decides that the constant may stand in.
+same output, bit for bit.
 """
 
 import torch

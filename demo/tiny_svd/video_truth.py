@@ -1,7 +1,4 @@
-"""Compares videos with the truth that the generator knows: their pixels, their sprite's way.
-
-Knows nothing of ComfyUI and nothing of how the videos were made.
-"""
+"""Compares videos with the truth that the generator knows: their pixels, their sprite's way."""
 
 import torch
 from video_world import DIRECTIONS, SIZE, Videos

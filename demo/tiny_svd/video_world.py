@@ -1,7 +1,7 @@
 """Makes the videos that the tiny SVD learns: one sprite over a blurred photograph, moving straight.
 
 The sprite's looks (colour and shape) decide its direction, ``motion_bucket_id`` its speed, so a
-first frame has one right continuation. Knows nothing of ComfyUI. Photographs: scikit-image's own.
+first frame has one right continuation. Photographs: scikit-image's own.
 """
 
 from collections.abc import Sequence

@@ -16,6 +16,7 @@ from vcut.comfy_adapter import prune_model, with_technique
 from vcut.comfy_adapter.sampling_run import SamplingRun, run_facts
 from vcut.comfy_adapter.settings import settings_of
 from vcut.nodes.cost_report import CostReport
+from vcut.tests.support.second_model import clone_onto_second_model
 from vcut.tests.support.summaries import without_seconds
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.feature_slicing import SlicingConfig
@@ -35,21 +36,6 @@ def sample(tiny, conditioning):
 
 
 # --- a clone onto another model object ----------------------------------------------------------
-
-
-def clone_onto_second_model(patcher):
-    """What newer hosts do for several GPUs: a clone that owns a copy of the model."""
-    callbacks, patcher.callbacks = patcher.callbacks, {}
-    clone = ModelPatcher.clone(patcher)
-    patcher.callbacks = callbacks
-    for kind, by_key in callbacks.items():
-        clone.callbacks[kind] = {key: list(functions) for key, functions in by_key.items()}
-    config = patcher.model.model_config  # shared: newer hosts' answers any name, __setstate__ too
-    clone.model = copy.deepcopy(patcher.model, {id(config): config})
-    clone.backup, clone.object_patches_backup = {}, {}
-    for callback in patcher.get_all_callbacks(CallbacksMP.ON_CLONE):
-        callback(patcher, clone)
-    return clone
 
 
 class EverOntoSecondModel(ModelPatcher):

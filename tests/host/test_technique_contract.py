@@ -1,14 +1,14 @@
 """What every technique holds to, alone and beside every other: the contract of the seam."""
 
-import copy
 import itertools
 
 import comfy.model_patcher
 import pytest
 import torch
-from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy.patcher_extension import WrappersMP
 from vcut.comfy_adapter import feedback, sampling_run, with_technique
 from vcut.comfy_adapter.settings import KEY
+from vcut.tests.support.second_model import clone_onto_second_model
 from vcut.tests.support.toy_technique import ToyConfig, ToyTechnique
 from vcut.vcut_core import techniques
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
@@ -209,22 +209,11 @@ def _counts_of(key: str, keys: tuple) -> dict:
 # --- a second model -------------------------------------------------------------------------------
 
 
-def _clone_onto_second_model(patcher):
-    """What newer hosts do for several GPUs: a clone that owns a copy of the model."""
-    clone = patcher.clone()
-    config = patcher.model.model_config
-    clone.model = copy.deepcopy(patcher.model, {id(config): config})
-    clone.backup, clone.object_patches_backup = {}, {}
-    for callback in patcher.get_all_callbacks(CallbacksMP.ON_CLONE):
-        callback(patcher, clone)
-    return clone
-
-
 @pytest.mark.parametrize("keys", [*((key,) for key in KEYS), *PAIRS], ids=" and ".join)
 def test_clone_onto_a_second_model_computes_with_its_own_weights(make_small_svd, sample, keys):
     first = _with(make_small_svd(), *keys)
     expected = sample(first)
-    second = _clone_onto_second_model(first)
+    second = clone_onto_second_model(first)
     assert torch.equal(sample(second), expected)
     for weight in second.model.diffusion_model.parameters():
         weight.data.mul_(1.01)
