@@ -1,6 +1,7 @@
 """The workflows to drag in, in ComfyUI's real page."""
 
 import json
+import re
 import uuid
 
 import pytest
@@ -264,7 +265,7 @@ def test_help_page_is_shown_when_its_button_is_pressed(
     assert all(name in shown for name in ("Inputs", "model", "Output"))
 
 
-def test_summary_is_shown_on_both_nodes_after_a_run(page, checkpoints, artefacts):
+def test_each_node_shows_its_own_lines_after_a_run(page, checkpoints, artefacts):
     load_workflow(page, read("svd_vcut"))
     page.evaluate(USE_TINY_MODEL)
     before = vcut_inputs(prompt_of(page))
@@ -272,14 +273,20 @@ def test_summary_is_shown_on_both_nodes_after_a_run(page, checkpoints, artefacts
     page.get_by_test_id("queue-button").click()
     assert page.evaluate("() => window.runEnded") == "execution_success"
     # 4 steps: round(16 * 4 / 25) = 3 guided, so 3 * 2 + 1 = 7 of 8 evaluations.
-    summaries = page.locator(".dom-widget").filter(has_text="7 of 8 UNet evaluations")
-    summaries.nth(1).wait_for()
+    scheduler = page.locator(".dom-widget").filter(has_text="7 of 8 UNet evaluations")
+    patch = page.locator(".dom-widget").filter(has_text="cross-attention: ")
+    scheduler.wait_for()
+    patch.wait_for()
     page.locator(".dom-widget video").first.wait_for()
     with whole_graph(page, artefacts / "after_a_run.png"):
         assert page.evaluate(CUT_OFF_TEXTS) == []
 
-    assert summaries.count() == 2
-    assert all("guided 1-3 of 4, cut at step 4" in text for text in summaries.all_inner_texts())
+    first, second, seconds = scheduler.inner_text().strip().splitlines()
+    assert (first, second) == ("7 of 8 UNet evaluations", "guided 3 of 4 steps")
+    # 32 layers for cond with uncond, and for cond alone; reused in the other two steps.
+    line, other_seconds = patch.inner_text().strip().splitlines()
+    assert line == "cross-attention: 64 computed, 64 from cache"
+    assert re.fullmatch(r"\d+\.\d s", seconds) and other_seconds == seconds
     assert vcut_inputs(prompt_of(page)) == before
 
 

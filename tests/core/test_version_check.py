@@ -47,4 +47,4 @@ def test_floor_is_the_same_wherever_it_is_named():
     floor = ".".join(map(str, MINIMUM_VERSION))
     assert MINIMUM_COMFYUI == MINIMUM_VERSION
     assert f'requires-comfyui = ">={floor}"' in project
-    assert f"Needs ComfyUI {floor} or newer" in (PACK / "README.md").read_text(encoding="utf-8")
+    assert f"needs ComfyUI {floor} or newer" in (PACK / "README.md").read_text(encoding="utf-8")

@@ -133,12 +133,18 @@ def test_evaluations_counted_apart_equal_the_reported_ones(server, tiny_prompt):
     log_before = server.log_text()
     run = server.run(prompt)
     assert [event["evaluations"] for event in run.events["vcut_demo.run"]] == [8]
-    for node_id in prompts.nodes_of(prompt, *prompts.VCUT_NODES):
-        assert "guided 1-3 of 5, cut at step 4" in run.texts[node_id]
-        assert "8 of 10 UNet evaluations" in run.texts[node_id]
+    (scheduler,) = prompts.nodes_of(prompt, "VCUT_GuidanceScheduler")
+    (patch,) = prompts.nodes_of(prompt, "VCUT_PatchSVDModel")
+    lines = ["8 of 10 UNet evaluations", "guided 3 of 5 steps"]
+    assert run.texts[scheduler].splitlines()[:-1] == lines
+    # 32 layers for cond with uncond, and for cond alone; reused in the other three steps.
+    lines = ["cross-attention: 64 computed, 96 from cache"]
+    assert run.texts[patch].splitlines()[:-1] == lines
     assert server.log_text()[len(log_before) :].count("VCUT: ") == 1
     (told,) = run.events["vcut.run"]
-    assert sorted(told["node_ids"]) == sorted(prompts.nodes_of(prompt, *prompts.VCUT_NODES))
+    assert {node_id: "\n".join(lines) for node_id, lines in told["lines"].items()} == {
+        node_id: run.texts[node_id] for node_id in (scheduler, patch)
+    }
     assert told["counts"]["unet_evaluations"] == 8 and told["counts"]["evaluations_saved"] == 2
 
 
@@ -175,7 +181,7 @@ def test_next_run_is_clean_when_one_was_interrupted(server, tiny_prompt):
 
     with pytest.raises(HostError, match="interrupted"):
         server.run(long, on_progress=interrupt)
-    assert re.search(r"VCUT: stopped early; .*; guided 1-320 of 500", server.log_text())
+    assert re.search(r"VCUT: stopped early; .*; guided 320 of 500 steps", server.log_text())
     assert _frames(server, server.run(prompt)) == expected
 
 
@@ -213,10 +219,10 @@ def test_cost_report_runs_on_its_own_and_promises_what_the_run_then_says(server,
     inputs["steps"] = prompt[sampler]["inputs"]["steps"]
     prompt["report"] = {"class_type": "VCUT_CostReport", "inputs": inputs}
     lines = server.run(prompt).texts
-    (promise,) = (line for line in lines["report"].splitlines() if "should say: " in line)
-    for node_id in prompts.nodes_of(prompt, *prompts.VCUT_NODES):
-        counts = lines[node_id].rpartition("; ")[0]
-        assert promise.partition("should say: ")[2] == counts
+    (promise,) = (line for line in lines["report"].splitlines() if "after the run: " in line)
+    nodes = prompts.nodes_of(prompt, "VCUT_GuidanceScheduler", "VCUT_PatchSVDModel")
+    told = [line for node_id in nodes for line in lines[node_id].splitlines()[:-1]]
+    assert sorted(promise.partition("after the run: ")[2].split("; ")) == sorted(told)
 
 
 def test_refused_prompt_names_the_node_and_the_input(server, tiny_prompt):
