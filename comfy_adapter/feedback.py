@@ -2,6 +2,7 @@
 
 import html
 import logging
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import comfy.model_management
@@ -14,6 +15,17 @@ logger = logging.getLogger(__name__)
 def node_id_of(node) -> str | None:
     """Return the id in the graph of a V3 node class that runs, None when a script called it."""
     return getattr(node.hidden, "unique_id", None)
+
+
+NODE_WIDTH = 34  # characters that a node of default width shows in a line
+
+
+def show_on_narrow_node(lines: Sequence[str], node_id: str | None) -> None:
+    """Show ``lines`` under a node of default width, broken between words.
+
+    Left alone, ComfyUI's page breaks them anywhere, inside of numbers too.
+    """
+    show_on_node([part for line in lines for part in textwrap.wrap(line, NODE_WIDTH)], node_id)
 
 
 def show_on_node(lines: Sequence[str], node_id: str | None) -> None:

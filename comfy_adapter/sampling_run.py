@@ -15,7 +15,7 @@ from ..vcut_core.run_report import RunReport
 from ..vcut_core.technique import RunFacts, Technique, chain
 from ..vcut_core.techniques import create_techniques
 from .conds_call import conds_call, evaluate_conds
-from .feedback import send_run_event, show_on_node
+from .feedback import send_run_event, show_on_narrow_node
 from .memory_estimate import HostMemory, memory_estimate_installed
 from .settings import KEY, VCUTSettings, settings_of
 from .uncompiled import uncompiled
@@ -157,11 +157,11 @@ class SamplingRun:
             node_id = self._node_ids.get(technique.key)
             if node_id is not None:
                 lines[node_id] = self.counts.node_lines(technique)
-                show_on_node(lines[node_id], node_id)
+                show_on_narrow_node(lines[node_id], node_id)
         send_run_event(lines, self.counts.log_line(), self.counts.data())
 
     def _announce(self, technique: Technique, lines: list[str]) -> None:
-        show_on_node(["running", *lines], self._node_ids.get(technique.key))
+        show_on_narrow_node(["running", *lines], self._node_ids.get(technique.key))
 
 
 def _is_transformer_options(argument) -> bool:

@@ -15,7 +15,7 @@ HELP_PAGES = sorted((ROOT / "nodes" / "web" / "docs").glob("*.md"))
 MAX_README_BYTES = 9_000
 MAX_FILE_BYTES = 1_000_000  # of a file in the zip
 SHIPPED = {".jpg", ".json", ".md"}
-FOR_DEVELOPERS = {".ci", "benchmarks", "demo", "tests", "tools"}
+FOR_DEVELOPERS = {".ci", ".comfyignore", ".gitignore", "benchmarks", "demo", "tests", "tools"}
 
 INLINE = re.compile(r"\]\(\s*<?([^)\s>]+)")  # [text](target "title") and ![text](target)
 REFERENCE = re.compile(r"^ {0,3}\[[^\]]+\]:\s*<?([^\s>]+)", re.MULTILINE)
@@ -94,7 +94,7 @@ def test_every_relative_link_leads_to_a_file_in_the_tree(page):
     assert [link for link in _links(page) if not (ROOT / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", [README, *HELP_PAGES], ids=_name)
+@pytest.mark.parametrize("page", [README, *DOCS, *HELP_PAGES], ids=_name)
 def test_every_relative_link_leads_to_a_file_in_the_zip(page, zip_names):
     assert [link for link in _links(page) if not _is_in_zip(link, zip_names)] == []
 
