@@ -10,6 +10,7 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from command_line import positive, progress_bar
 from private_comfyui import prompts
@@ -29,7 +30,7 @@ class Video:
     cross_attentions, lines: what VCUT says of the run; 0 and none without VCUT.
     """
 
-    frames: object
+    frames: Any  # a numpy array; numpy is imported once it is installed
     path: Path
     evaluations: int
     seconds: float
@@ -147,11 +148,11 @@ def _make_videos(arguments: argparse.Namespace) -> tuple[Video, Video, Path]:
             _make_video(server, variant, title, arguments.output)
             for title, variant in variants.items()
         )
-    titles = tuple(variants)
-    both = videos.side_by_side(without.frames, with_vcut.frames, titles)
+    first, second = variants
+    both = videos.side_by_side(without.frames, with_vcut.frames, (first, second))
     videos.write_mp4(arguments.output / "side_by_side.mp4", both, fps=_fps(prompt))
     sheet = arguments.output / "contact_sheet.png"
-    videos.contact_sheet([without.frames, with_vcut.frames], list(titles)).save(sheet)
+    videos.contact_sheet([without.frames, with_vcut.frames], [first, second]).save(sheet)
     return without, with_vcut, sheet
 
 

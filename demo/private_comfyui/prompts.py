@@ -40,7 +40,9 @@ def _model_sockets(folder: Path) -> dict[str, set[str]]:
             if not isinstance(definition, ast.ClassDef):
                 continue
             parts = list(ast.walk(definition))
-            sockets = {part.attr for part in parts if _is_model_socket(part)}
+            attributes = (part for part in parts if isinstance(part, ast.Attribute))
+            # io.Model.Input and io.Model.Output
+            sockets = {a.attr for a in attributes if ast.unparse(a.value) == "io.Model"}
             keywords = (part for part in parts if isinstance(part, ast.keyword))
             found |= {
                 keyword.value.value: sockets
@@ -48,11 +50,6 @@ def _model_sockets(folder: Path) -> dict[str, set[str]]:
                 if keyword.arg == "node_id" and isinstance(keyword.value, ast.Constant)
             }
     return found
-
-
-def _is_model_socket(part: ast.AST) -> bool:
-    """Whether ``part`` is ``io.Model.Input`` or ``io.Model.Output``."""
-    return isinstance(part, ast.Attribute) and ast.unparse(part.value) == "io.Model"
 
 
 _SOCKETS = _model_sockets(PACK / "nodes")
