@@ -72,11 +72,14 @@ def peak_bytes(
     scope: the layers that are sliced, as in SlicingConfig. slices: of the largest ones, 1 for none.
     whole: places whose transformer blocks run whole, all but their feed-forward.
     """
-    return _Walk(unet, call, scope, slices, whole).peak()
+    return max(_Moments(unet, call, scope, slices, whole).of_call())
 
 
-class _Walk:
-    """Goes through the UNet as a call does, with what is held at each place."""
+Size = tuple[int, int]  # height and width of an activation
+
+
+class _Moments:
+    """The bytes that are held at each moment of a UNet call."""
 
     def __init__(
         self,
@@ -86,64 +89,79 @@ class _Walk:
         slices: int,
         whole: Collection[Place],
     ) -> None:
-        self.unet, self.call, self.slices, self.whole = unet, call, slices, whole
+        self.unet = unet
+        self.call = call
+        self.slices = slices
+        self.whole = whole
         self.is_blocks = slices > 1 and scope in ("blocks", "everything")
         self.is_everything = slices > 1 and scope == "everything"
-        self.size = (call.height, call.width)
-        self.skips: list[tuple[int, tuple[int, int]]] = []  # (channels, size)
-        self.most = 0
+        self.full_size = (call.height, call.width)
 
-    def peak(self) -> int:
-        """Return the most that is held anywhere."""
-        channels = 0
+    def of_call(self) -> Iterator[int]:
+        """Yield what is held at each moment of the whole call."""
+        size = self.full_size
+        skips: list[tuple[int, Size]] = []  # channels and size
         for index, layers in enumerate(self.unet.inputs):
-            channels = self._block(("input", index), layers, self._skip_bytes())
-            self.skips.append((channels, self.size))
-        channels = self._block(("middle", 0), self.unet.middle, self._skip_bytes())
+            yield from self._of_block(("input", index), layers, size, self._skip_bytes(skips))
+            size = _size_after(layers, size)
+            skips.append((layers[-1].out_channels, size))
+        yield from self._of_block(("middle", 0), self.unet.middle, size, self._skip_bytes(skips))
+        channels = self.unet.middle[-1].out_channels
         for index, layers in enumerate(self.unet.outputs):
-            skip, _ = self.skips.pop()
-            joint = self._bytes(channels) + self._bytes(skip)
-            held = self._skip_bytes()
-            self._see(held + joint * (1 if self.is_everything else 2))
-            channels = self._block(("output", index), layers, held, joint)
-        self._see(3 * self._bytes(channels))  # the last norm and its SiLU
-        return self.most
+            skip, _ = skips.pop()
+            joint = self._bytes(channels, size) + self._bytes(skip, size)
+            held = self._skip_bytes(skips)
+            yield held + joint * (1 if self.is_everything else 2)
+            up_to = skips[-1][1] if skips else None
+            yield from self._of_block(("output", index), layers, size, held, joint, up_to)
+            size = _size_after(layers, size, up_to)
+            channels = layers[-1].out_channels
+        yield 3 * self._bytes(channels, size)  # the last norm and its SiLU
 
-    def _block(
-        self, place: Place, layers: tuple[LayerShape, ...], held: int, joint: int = 0
-    ) -> int:
-        """Run a block; return its channels. joint: its input, where no skip holds it already."""
+    def _of_block(
+        self,
+        place: Place,
+        layers: tuple[LayerShape, ...],
+        size: Size,
+        held: int,
+        joint: int = 0,
+        up_to: Size | None = None,
+    ) -> Iterator[int]:
+        """Yield what is held while a block runs.
+
+        joint: its input, where no skip holds it already. up_to: the size that it is upsampled to.
+        """
         held += joint
         current = 0  # the input of the layer that runs, unless it is the block's
         for layer in layers:
-            for most in self._moments(layer, place in self.whole):
-                self._see(held + current + most)
+            for most in self._of_layer(layer, size, place in self.whole, up_to):
+                yield held + current + most
                 if self.is_everything and joint and layer is layers[0]:
-                    held, joint = held - joint, 0  # it was handed over and is done with
-            if layer.kind in ("down", "up"):
-                self.size = self._next_size(layer.kind)
-            current = self._bytes(layer.out_channels)
-        return layers[-1].out_channels
+                    held, joint = held - joint, 0  # the layer has taken it and is done with it
+            size = _size_after((layer,), size, up_to)
+            current = self._bytes(layer.out_channels, size)
 
-    def _moments(self, layer: LayerShape, is_whole: bool) -> list[int]:
+    def _of_layer(
+        self, layer: LayerShape, size: Size, is_whole: bool, up_to: Size | None
+    ) -> list[int]:
         """Return the most that a layer makes beside its input, one part of it after another."""
-        given, made = self._bytes(layer.channels), self._bytes(layer.out_channels)
+        given, made = self._bytes(layer.channels, size), self._bytes(layer.out_channels, size)
         if layer.kind == "residual":
-            return self._residual(given, made)
+            return self._of_residual(given, made, size)
         if layer.kind == "transformer":
-            return [self._transformer(made, is_whole) + self._context_bytes()]
+            return [self._of_transformer(made, size, is_whole) + self._context_bytes(size)]
         if layer.kind == "up":
-            made = self._bytes(layer.out_channels, self._next_size("up"))
+            made = self._bytes(layer.out_channels, _size_after((layer,), size, up_to))
             share = self._share(made, self.call.rows) if self.is_everything else 1
             return [math.ceil(made * (1 + share))]
-        return [self._bytes(layer.out_channels)]
+        return [made]
 
-    def _residual(self, given: int, made: int) -> list[int]:
+    def _of_residual(self, given: int, made: int, size: Size) -> list[int]:
         """Return the most over frames, then over time."""
         over_frames = max(2 * given, given + made, 3 * made)
         if not self.is_everything:
             return [over_frames, 5 * made]
-        frames, pixels = self._share(given, self.call.rows), self._share(given, self.size[0])
+        frames, pixels = self._share(given, self.call.rows), self._share(given, size[0])
         # A slice is joined from its parts first; through time, a float32 copy comes with it.
         copies = max(3, 1 + 4 // self.call.itemsize)
         return [
@@ -151,10 +169,9 @@ class _Walk:
             math.ceil(made * (2 + copies * pixels)),
         ]
 
-    def _transformer(self, made: int, is_whole: bool) -> int:
-        conds = max(1, self.call.rows // self.call.num_frames)
+    def _of_transformer(self, made: int, size: Size, is_whole: bool) -> int:
         frames = self._share(made, self.call.rows)
-        pixels = self._share(made, conds * math.prod(self.size))
+        pixels = self._share(made, self._conds() * math.prod(size))
         if self.is_blocks and not is_whole:
             slice_ = max(ATTENTION, 4 + FEED_FORWARD / FEED_FORWARD_PARTS)
             spatial, temporal = 1 + frames * slice_, 1 + pixels * slice_
@@ -167,27 +184,30 @@ class _Walk:
 
     def _share(self, size: int, rows: int) -> float:
         """Return what part of a layer of ``size`` bytes and so many rows its largest slice is."""
-        first = self.unet.inputs[0][0].out_channels
-        largest = self._bytes(first, (self.call.height, self.call.width))
+        largest = self._bytes(self.unet.inputs[0][0].out_channels, self.full_size)
         slices = min(rows, slices_of(self.slices, size / largest))
         return math.ceil(rows / slices) / rows
 
-    def _next_size(self, kind: str) -> tuple[int, int]:
-        height, width = self.size
-        if kind == "down":
-            return (height + 1) // 2, (width + 1) // 2
-        return self.skips[-1][1] if self.skips else (2 * height, 2 * width)
+    def _bytes(self, channels: int, size: Size) -> int:
+        return channels * self.call.rows * math.prod(size) * self.call.itemsize
 
-    def _bytes(self, channels: int, size: tuple[int, int] | None = None) -> int:
-        return channels * self.call.rows * math.prod(size or self.size) * self.call.itemsize
+    def _skip_bytes(self, skips: list[tuple[int, Size]]) -> int:
+        return sum(self._bytes(channels, size) for channels, size in skips)
 
-    def _skip_bytes(self) -> int:
-        return sum(self._bytes(channels, size) for channels, size in self.skips)
-
-    def _context_bytes(self) -> int:
+    def _context_bytes(self, size: Size) -> int:
         """Return what the embedding takes, repeated for every pixel of a cond."""
-        conds = max(1, self.call.rows // self.call.num_frames)
-        return conds * math.prod(self.size) * self.unet.context_width * self.call.itemsize
+        return self._conds() * math.prod(size) * self.unet.context_width * self.call.itemsize
 
-    def _see(self, held: int) -> None:
-        self.most = max(self.most, held)
+    def _conds(self) -> int:
+        return max(1, self.call.rows // self.call.num_frames)
+
+
+def _size_after(layers: tuple[LayerShape, ...], size: Size, up_to: Size | None = None) -> Size:
+    """Return the size after ``layers``. up_to: what an upsampling gives, else the double."""
+    for layer in layers:
+        height, width = size
+        if layer.kind == "down":
+            size = (height + 1) // 2, (width + 1) // 2
+        elif layer.kind == "up":
+            size = up_to or (2 * height, 2 * width)
+    return size
