@@ -38,7 +38,9 @@ def new_figure(display_name: str, width: int, height: int):
             f"{display_name}: expected the Python package matplotlib, could not import it "
             f"({error}). Install the pack's requirements.txt and restart ComfyUI."
         ) from error
-    return Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
+    # Older matplotlibs round inches times dots down: 812 pixels would become 811.
+    inches = (width + 0.1) / DOTS_PER_INCH, (height + 0.1) / DOTS_PER_INCH
+    return Figure(figsize=inches, dpi=DOTS_PER_INCH)
 
 
 def picture_of(figure):

@@ -31,17 +31,17 @@ class SideBySide:
         panel += panel % 2
         centres = (panel // 2, panel + GAP + panel // 2)
         self.lefts = [centre - (self.width + 1) // 2 for centre in centres]
-        self.top = 0
+        row = None
         if any(labels) and not missing_matplotlib():
             size = max(16, panel // 32)
             row = captions(
                 display_name, labels, centres, panel - size, size, 2 * panel + GAP, BACKGROUND
             )
-            self.top = len(row)
+        self.top = 0 if row is None else len(row)
         rows = self.top + self.height + self.height % 2
         self.pictures = torch.full((num_frames, rows, 2 * panel + GAP, 3), BACKGROUND)
-        if self.top:
-            self.pictures[:, : self.top] = row  # pyright: ignore[reportPossiblyUnboundVariable]
+        if row is not None:
+            self.pictures[:, : self.top] = row
 
     def write(self, index: int, *frames: torch.Tensor) -> None:
         """Put a pair of frames (H, W, 3) in place."""
