@@ -1,7 +1,9 @@
 """One sampling run: its techniques, its wrappers around the host's calls, its report."""
 
+import functools
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -61,7 +63,7 @@ class SamplingRun:
 
     def __init__(self, settings: VCUTSettings, facts: RunFacts) -> None:
         self._node_ids = settings.node_ids
-        facts = replace(facts, announce=self._announce)
+        facts = replace(facts, announce=functools.partial(_announce, settings.node_ids))
         self.techniques = create_techniques(settings.configs, facts)
         self.counts = RunReport(self.techniques)
         self._unets: dict[torch.nn.Module, UNetInRun] = {}
@@ -160,8 +162,9 @@ class SamplingRun:
                 show_on_narrow_node(lines[node_id], node_id)
         send_run_event(lines, self.counts.log_line(), self.counts.data())
 
-    def _announce(self, technique: Technique, lines: list[str]) -> None:
-        show_on_narrow_node(["running", *lines], self._node_ids.get(technique.key))
+
+def _announce(node_ids: Mapping[str, str | None], technique: Technique, lines: list[str]) -> None:
+    show_on_narrow_node(["running", *lines], node_ids.get(technique.key))
 
 
 def _is_transformer_options(argument) -> bool:

@@ -12,8 +12,10 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from vcut.comfy_adapter import with_technique
 from vcut.comfy_adapter.sampling_run import SamplingRun
+from vcut.comfy_adapter.unet_in_run import UNetInRun
 from vcut.tests.support.summaries import without_seconds
 from vcut.vcut_core.cross_attention import AffineOutputCache, CrossAttentionConfig
+from vcut.vcut_core.feature_slicing import SlicingConfig
 from vcut.vcut_core.guidance_cut import GuidanceConfig
 
 
@@ -185,6 +187,18 @@ def test_memory_is_dropped_when_a_run_has_ended(tiny, vcut, is_interrupted):
         assert is_interrupted
     assert alive and set(alive) == {2}  # one run and its cache: the test sees what it looks for
     assert _memories() == []
+
+
+def test_run_goes_without_waiting_for_the_garbage_collector(tiny, vcut):
+    model = with_technique(vcut, SlicingConfig(4, "everything"))
+    gc.collect()
+    gc.disable()
+    try:
+        tiny.sample(model, steps=2)
+        kinds = (SamplingRun, AffineOutputCache, UNetInRun)
+        assert [o for o in gc.get_objects() if type(o) in kinds] == []
+    finally:
+        gc.enable()
 
 
 def test_loading_error_leaves_nothing_when_the_run_never_began(tiny, vcut, monkeypatch):
