@@ -1,10 +1,10 @@
 """Everything that touches ComfyUI's inside, and the only place that imports ``comfy.*``.
 
-A node clones the model and leaves on the clone only its frozen settings, one wrapper and one
-callback (``apply_technique``). The wrapper creates everything else when a run starts and discards
-it when the run ends: the techniques and the wrappers that feed them (``sampling_run``), and the
-forwards of the UNet's layers (``unet_in_run``). So there is no state to reset. Decisions and
-arithmetic are in ``vcut_core``.
+A node clones the model and leaves on the clone its frozen settings, one wrapper and one callback,
+and for slicing what the clone says that it needs (``apply_technique``). The wrapper creates
+everything else when a run starts and discards it when the run ends: the techniques and the wrappers
+that feed them (``sampling_run``), and the forwards of the UNet's layers (``unet_in_run``). So there
+is no state to reset. Decisions and arithmetic are in ``vcut_core``.
 """
 
 from .apply_technique import with_technique

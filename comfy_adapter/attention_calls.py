@@ -12,6 +12,7 @@ from .forwards import has_forward, has_hooks
 from .other_patches import is_patched_inside
 from .pruned_layers import PrunedCrossAttention
 from .uncompiled import uncompiled
+from .unet_structure import attn2_of
 
 ANSWERED = (CrossAttention, PrunedCrossAttention)  # classes of attn2 that a technique may answer
 
@@ -32,7 +33,7 @@ def forward_block(axis: Axis, block, x, context: Any = None, transformer_options
     if state is None or state.unet is None:
         return type(block).forward(block, x, context, transformer_options)
     if torch.compiler.is_compiling():  # compiled code would outlive this run
-        if not state.unet.slices_blocks:
+        if not state.unet.runs_uncompiled(axis):
             return type(block).forward(block, x, context, transformer_options)
         return _run_block_uncompiled(axis, block, x, context, transformer_options, state)
     return _run_block(axis, block, x, context, transformer_options, state)
@@ -53,9 +54,9 @@ def _run_block(axis: Axis, block, x, context: Any, options: dict, state: CallSta
         finally:
             unet.is_in_later_slice = False
 
-    layer = block.attn2
+    layer = attn2_of(block)
     attention = None
-    if has_forward(layer, forward_attention):
+    if layer is not None and has_forward(layer, forward_attention):
         attention = _attention_call(axis, layer, x, context, None, None, options, state)
     call = BlockCall(
         kind="block",
@@ -69,6 +70,7 @@ def _run_block(axis: Axis, block, x, context: Any, options: dict, state: CallSta
             is_patched
             or block.disable_self_attn
             or block.switch_temporal_ca_to_sa
+            or layer is None
             or has_hooks(layer)
             or has_hooks(block.norm2)
             or torch.is_grad_enabled()
@@ -110,9 +112,10 @@ def _attention_call(
     def embedding() -> Any:
         return context[:: rows_per_group()] if context.shape[-1] else state.short_context
 
-    def compute(_call):
+    def compute(call: AttentionCall):
         own = type(layer).forward
-        return own(layer, x, context, value, mask, transformer_options=options)
+        given = (call.x, call.context, call.value, call.mask)
+        return own(layer, *given, transformer_options=options)
 
     return AttentionCall(
         axis=axis,

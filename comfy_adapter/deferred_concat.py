@@ -16,7 +16,7 @@ class DeferredConcat:
     def __init__(self) -> None:
         self._parts: list[Tensor] = []
 
-    def options_with_it(self, transformer_options: dict) -> dict:
+    def options_that_defer(self, transformer_options: dict) -> dict:
         """Return options whose last output-block patch defers the concat."""
         patches = transformer_options.get("patches", {})
         # Last, so that the patches of other packs get what they always got.

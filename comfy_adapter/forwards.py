@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Forwards:
-    """Forwards that stand on modules until the with ends.
+    """Forwards that stand on modules while the with block lasts.
 
     A module on which another pack has put a forward is left alone.
     """

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from comfy.model_patcher import ModelPatcher
 
-from ..vcut_core.activation_memory import Place, places
+from ..vcut_core.activation_memory import Place, UNetShape, places
 from ..vcut_core.feature_slicing import SlicingConfig
 from ..vcut_core.slicing_memory import AUTOMATIC, SlicedMemory
 from .host_model import computing_dtype, memory_for_activations
@@ -26,11 +26,18 @@ class HostMemory:
     """
 
     def __init__(self, patcher, transformer_options: dict | None = None) -> None:
-        self.unet = unet_shape(patcher)
+        self._unet: UNetShape | None = None
         self._options = transformer_options
-        self._patcher = weakref.ref(patcher)  # on which this may hang
+        self._patcher = weakref.ref(patcher)  # weak: the patcher may hold this
         self._model = patcher.model
         self._devices = patcher.load_device, patcher.offload_device
+
+    @property
+    def unet(self) -> UNetShape:
+        """The shapes of the UNet's layers."""
+        if self._unet is None:  # read only when something is sliced
+            self._unet = unet_shape(self._current())
+        return self._unet
 
     def itemsize(self) -> int:
         """Return the bytes of one number of an activation."""
@@ -55,30 +62,27 @@ class HostMemory:
 class MemoryEstimate:
     """Called in place of a model's ``memory_required``.
 
-    required: (rows, size) -> bytes of a UNet call, or None for the host's own estimate.
+    required: (rows, size) -> bytes of a UNet call, or None for what ``own`` says.
     """
 
-    def __init__(self, base_model, required: Callable[[int, tuple], float | None]) -> None:
-        self._model, self._required = base_model, required
+    def __init__(self, own: Callable, required: Callable[[int, tuple], float | None]) -> None:
+        self._own, self._required = own, required
 
     def __call__(self, input_shape, *args, **kwargs) -> float:
         """Return bytes for a latent (rows, 4, H, W), rows being conds times frames."""
         is_latent = len(input_shape) == 4  # else no latent of SVD
         needed = self._required(input_shape[0], tuple(input_shape[2:])) if is_latent else None
-        if needed is None:
-            own = type(self._model).memory_required
-            return own(self._model, input_shape, *args, **kwargs)
-        return needed
+        return self._own(input_shape, *args, **kwargs) if needed is None else needed
 
 
 @contextmanager
 def memory_estimate_installed(base_model, required: Callable | None) -> Iterator[None]:
-    """Let the host plan with ``required`` until the end of the with; None changes nothing."""
+    """Let the host plan with ``required`` while the with block lasts; None changes nothing."""
     if required is None:
         yield
         return
     own = vars(base_model).get("memory_required")
-    base_model.memory_required = MemoryEstimate(base_model, required)
+    base_model.memory_required = MemoryEstimate(base_model.memory_required, required)
     try:
         yield
     finally:
@@ -91,4 +95,8 @@ def memory_estimate_installed(base_model, required: Callable | None) -> Iterator
 def estimate_for_clone(patcher, config: SlicingConfig) -> MemoryEstimate:
     """Return the estimate of a sliced clone that is not sampling."""
     memory = SlicedMemory(config.slices, config.scope, HostMemory(patcher))
-    return MemoryEstimate(patcher.model, lambda rows, size: memory.required(rows, size, AUTOMATIC))
+    base_model = patcher.model
+    return MemoryEstimate(
+        lambda *args, **kwargs: base_model.memory_required(*args, **kwargs),
+        lambda rows, size: memory.required(rows, size, AUTOMATIC),
+    )

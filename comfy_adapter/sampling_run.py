@@ -44,7 +44,10 @@ def sample_with_vcut(executor, *args, **kwargs):
         return output
     finally:
         guider.model_options = shared_options
-        run.report()
+        try:
+            run.report()
+        except Exception:  # a report that fails must not cost the user the result, or hide an error
+            logger.exception("VCUT: could not report the run")
 
 
 def run_facts(patcher, latent_shape, model_options: dict) -> RunFacts:
@@ -73,8 +76,13 @@ class SamplingRun:
     def memory_required(self):
         """Return (rows, size) -> bytes that the host is to plan with, None for its own estimate."""
         own = Technique.memory_required
-        told = [t for t in self.techniques if type(t).memory_required is not own]
-        return told[0].memory_required if told else None
+        estimating = [t for t in self.techniques if type(t).memory_required is not own]
+
+        def required(rows: int, size: tuple[int, int]) -> float | None:
+            answers = (technique.memory_required(rows, size) for technique in estimating)
+            return next((answer for answer in answers if answer is not None), None)
+
+        return required if estimating else None
 
     def options_with_wrappers(self, model_options: dict) -> dict:
         """Return a copy of ``model_options`` with this run's wrappers in it.
@@ -94,11 +102,14 @@ class SamplingRun:
 
     def sampler_sample(self, executor, guider, *args, **kwargs):
         """SAMPLER_SAMPLE wrapper: runs after loading, when object patches are in place."""
+        unet = guider.inner_model.diffusion_model
+        modules = unet.modules() if isinstance(unet, torch.nn.Module) else ()
+        # Another pack may have wrapped the UNet, or put an engine of its own there.
+        found = next((module for module in modules if isinstance(module, UNetModel)), None)
         with self._installed:
-            modules = (
-                guider.inner_model.diffusion_model.modules()
-            )  # another pack may have wrapped it
-            self._unet_in_run(next(m for m in modules if isinstance(m, UNetModel)))
+            self._installed.callback(self._unets.clear)
+            if found is not None:
+                self._unet_in_run(found)
             return executor(guider, *args, **kwargs)
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kw):

@@ -58,10 +58,9 @@ class UNetInRun:
         self._forwards.__exit__(*exception)
         self.deferred_concat.clear()
 
-    @property
-    def slices_blocks(self) -> bool:
-        """Whether a technique runs transformer blocks in slices, which no compiler may unroll."""
-        return any(t.runs_uncompiled and t.wants_layer("block", None) for t in self.techniques)
+    def runs_uncompiled(self, axis: Axis) -> bool:
+        """Return whether a technique wants such transformer blocks left out of torch.compile."""
+        return any(t.runs_uncompiled and t.wants_layer("block", axis) for t in self.techniques)
 
     def run_layer(self, call: Any, axis: Axis | None = None) -> Tensor:
         """Return the layer's output, through the techniques that want such layers."""
@@ -113,7 +112,7 @@ class UNetInRun:
                 time_context = {"time_context": context[..., :0]}
             changed = {**changed, CALL_KEY: state}
         if call.defers_concat:
-            changed = self.deferred_concat.options_with_it(changed)
+            changed = self.deferred_concat.options_that_defer(changed)
         new_args = tuple(changed if arg is options else arg for arg in args)
         new_kwargs = {name: changed if arg is options else arg for name, arg in kwargs.items()}
         return new_args, {**new_kwargs, **time_context}
@@ -167,7 +166,7 @@ class UNetInRun:
 
     def _output_blocks_take_parts(self) -> bool:
         first_layers = [block[0] for block in self.unet.output_blocks]
-        return all(has_forward(m, forward_residual) and not has_hooks(m) for m in first_layers)
+        return all(self._forwards.is_installed(m) and not has_hooks(m) for m in first_layers)
 
 
 def _has_answered_attention(block: torch.nn.Module) -> bool:

@@ -90,7 +90,8 @@ class UNetCall(Call):
 class LayerCall(Call):
     """A call of a layer that treats its rows independently.
 
-    inputs: tensors with a row each along their first axis. elements: of the layer's size.
+    inputs: tensors with a row each along their first axis. elements: how many numbers its largest
+        activation has.
     compute_own: runs the layer itself on a call like this one.
     start: the first of these rows in the batch.
     """
@@ -182,7 +183,8 @@ class ResidualCall(Call):
     """A call of one residual block over frames, then over time.
 
     num_rows: frames of the whole batch. compute_frames: the spatial half for the frames from start
-    to stop, (stop - start, C, H, W). release_input: forgets the input once that is done.
+    to stop, (stop - start, C, H, W). Its input cannot be changed. release_input: forgets the input
+    once that is done.
     compute_time: the temporal half of all frames (B, C, H, W), in place, in so many slices.
     """
 

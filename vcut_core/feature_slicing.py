@@ -69,8 +69,6 @@ class FeatureSlicing(Technique):
             rows, size = CONDS * facts.num_frames, facts.latent_shape[2:]
             self.slices = self.memory.choose(rows, size)
             self.expected_bytes = self.memory.peak(rows, size, self.slices)
-        if facts.num_other_gpus:
-            self.fallbacks["not sliced on another GPU"] += facts.num_other_gpus
 
     def memory_required(self, rows: int, size: tuple[int, int]) -> float | None:
         """Return the bytes that a sliced call of (rows, 4, *size) needs."""
@@ -127,6 +125,11 @@ class FeatureSlicing(Technique):
         scope = self.config.scope
         count = f"{scope} in {self.slices} slices ({how})" if self.slices > 1 else f"off ({how})"
         return [f"slicing: {count}", f"{self.expected_bytes / 1e6:,.0f} MB of activations expected"]
+
+    def details(self) -> list[str]:
+        """Return on how many GPUs nothing is sliced."""
+        count = self.facts.num_other_gpus
+        return [f"not sliced on {count} other GPU{'s' if count > 1 else ''}"] if count else []
 
     def counts(self) -> dict[str, Any]:
         """Return the choice and the expected peak in bytes."""

@@ -173,6 +173,7 @@ class GuidanceCut(Technique):
     def __init__(self, config: GuidanceConfig, facts: RunFacts) -> None:
         super().__init__(config, facts)
         self.plan: GuidancePlan | None = None  # made at the first pair of cond and uncond
+        self._had_nothing_to_cut = False
         self._cut_ids: set[Hashable] = set()  # of conds that were evaluated without their uncond
 
     def around_conds(
@@ -209,11 +210,15 @@ class GuidanceCut(Technique):
             return "not cut: cfg is 1, so there is no guidance"
         return "not cut: another node evaluates one cond alone"
 
+    def finish(self, is_complete: bool) -> None:
+        """Note whether a whole run never asked for a pair."""
+        self._had_nothing_to_cut = is_complete and not (self.plan or self.fallbacks)
+
     def lines(self) -> list[str]:
         """Return how long guidance lasted."""
         if self.plan:
             return self.plan.lines()
-        return [] if self.fallbacks else ["no guidance to cut"]
+        return ["no guidance to cut"] if self._had_nothing_to_cut else []
 
     def details(self) -> list[str]:
         """Return where it ended."""

@@ -1,5 +1,6 @@
 """What one sampling run did: counts as data, short lines for the nodes, one line for the log."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class RunReport:
             "elapsed_s": self.elapsed_s,
             "is_complete": self.is_complete,
             "techniques": {t.key: t.counts() for t in self.techniques},
-            "fallbacks": {why: n for t in self.techniques for why, n in t.fallbacks.items()},
+            "fallbacks": dict(sum((t.fallbacks for t in self.techniques), Counter())),
         }
 
     def _start(self) -> list[str]:

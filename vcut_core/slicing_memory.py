@@ -1,9 +1,7 @@
 """How much memory a sliced UNet call needs, and the fewest slices with which it fits."""
 
-from collections.abc import Sequence
-from typing import Protocol
-
-from .activation_memory import CallShape, Place, UNetShape, peak_bytes
+from .activation_memory import CallShape, peak_bytes
+from .technique import MemoryFacts
 
 AUTOMATIC = 0
 MAX_SLICES = 64
@@ -12,24 +10,6 @@ MARGIN = 1.25
 # ComfyUI takes cond and uncond in one call only where so many times its estimate is free.
 HOST_MARGIN = 1.5
 CONDS = 2
-
-
-class MemoryFacts(Protocol):
-    """What is known of the model's memory, as it is now."""
-
-    unet: UNetShape
-
-    def itemsize(self) -> int:
-        """Return the bytes of one number of an activation."""
-        ...
-
-    def free_bytes(self) -> int:
-        """Return the bytes that activations may take beside all of the model's weights."""
-        ...
-
-    def patched_places(self) -> Sequence[Place]:
-        """Return where other packs work inside of transformer blocks."""
-        ...
 
 
 class SlicedMemory:

@@ -1,14 +1,35 @@
 """The seam: what a technique is, what it may know of a run, and how several of them compose."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from .activation_memory import Place, UNetShape
 from .calls import Axis, CondsCall, Kind, UNetCall
-from .slicing_memory import MemoryFacts
+
+
+class MemoryFacts(Protocol):
+    """What is known of the model's memory, as it is now."""
+
+    @property
+    def unet(self) -> UNetShape:
+        """The shapes of the UNet's layers."""
+        ...
+
+    def itemsize(self) -> int:
+        """Return the bytes of one number of an activation."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Return the bytes that activations may take beside all of the model's weights."""
+        ...
+
+    def patched_places(self) -> Sequence[Place]:
+        """Return where other packs work inside of transformer blocks."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,12 +52,13 @@ class Technique:
     """One way to save work, for the length of one sampling run.
 
     Made from its frozen settings when the run starts and discarded when it ends, so nothing is
-    ever reset. A hook that a subclass does not override is never called.
+    ever reset. A subclass overrides the hooks that it uses.
 
     key: its name in the settings of a model. config_class: of its settings.
     saves_evaluations: whether it leaves out UNet evaluations; its node then shows their count.
     acts_on_copies: whether it also changes layers of the model's copies, which another thread may
-        call. runs_uncompiled: whether torch.compile must leave the layers alone that it changes.
+        call. runs_uncompiled: whether the blocks that it wants stay out of torch.compile. Inside
+        of compiled code no technique sees a block.
     evaluations_saved: those that it left out. fallbacks: why it stepped aside -> how often.
     """
 

@@ -85,7 +85,9 @@ def test_log_says_that_there_was_no_guidance_when_no_pair_came():
 
 
 def test_log_says_there_was_nothing_to_cut_when_no_call_came():
-    line = _report(_cut(calls=0)).log_line()
+    technique = _cut(calls=0)
+    technique.finish(is_complete=True)
+    line = _report(technique).log_line()
     assert line == "0 of 0 UNet evaluations; no guidance to cut; 0.0 s"
 
 
@@ -112,6 +114,20 @@ def test_every_reason_is_told_when_techniques_stepped_aside():
     report = _report(technique)
     assert report.log_line().endswith("; one reason (2 calls); another (1 call)")
     assert report.node_lines(technique)[1:3] == ["one reason (2 calls)", "another (1 call)"]
+
+
+def test_run_that_was_stopped_at_once_claims_nothing_of_guidance():
+    technique = _cut(calls=0)
+    technique.finish(is_complete=False)
+    line = _report(technique, is_complete=False).log_line()
+    assert line == "stopped early; 0 of 0 UNet evaluations; 0.0 s"
+
+
+def test_reasons_of_two_techniques_are_added_up():
+    techniques = [_attention(), _attention()]
+    for technique in techniques:
+        technique.fallbacks["one reason"] += 2
+    assert _report(*techniques).data()["fallbacks"] == {"one reason": 4}
 
 
 def test_run_that_was_stopped_says_so_first():

@@ -134,7 +134,7 @@ def test_host_plans_without_slices_where_another_gpu_has_a_copy(tiny, asked, sum
     tiny.sample(model, **options)
     tiny.sample(tiny.model, **options)
     assert asked[0] == asked[1]
-    assert "not sliced on another GPU (1 call)" in summaries()[-1]
+    assert "not sliced on 1 other GPU" in summaries()[-1]
 
 
 def test_clone_answers_for_itself_and_so_do_its_clones(tiny):
