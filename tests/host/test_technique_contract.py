@@ -245,3 +245,56 @@ def test_settings_are_frozen_and_the_clone_s_own(small):
         settings.configs = {}
     assert KEY not in small.model_options.get("transformer_options", {})
     assert list(settings.configs) == KEYS
+
+
+# --- what other packs may do to a run -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_host_block_whose_cross_attention_another_pack_took_out_runs(small, sample, key):
+    plain = small.clone()
+    plain.add_object_patch("diffusion_model.middle_block.1.time_stack.0.attn2", None)
+    expected = sample(_with(plain, key, configs=OFF))
+    assert torch.equal(expected, sample(plain))
+    assert sample(_with(plain, key)).isfinite().all()
+
+
+def test_second_pass_through_the_sampler_in_one_run_has_the_techniques_too(small, sample, counted):
+    def twice(executor, *args, **kwargs):
+        executor(*args, **kwargs)
+        return executor(*args, **kwargs)
+
+    model = _with(small, *KEYS)
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "test", twice)
+    sample(model)
+    ((_lines, _log, counts),) = counted
+    assert counts["fallbacks"] == {}
+    assert counts["techniques"]["toy"]["num_layers"] > 0
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt], ids=["success", "interrupt"])
+def test_report_that_fails_hides_neither_the_result_nor_an_error(small, sample, monkeypatch, error):
+    model = _with(small, *KEYS)
+    expected = sample(model)
+    monkeypatch.setattr(ToyTechnique, "lines", lambda self: 1 / 0)
+    if error is None:
+        assert torch.equal(sample(model), expected)
+        return
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", _fail_at(2, error))
+    with pytest.raises(error):
+        sample(model)
+
+
+def test_estimate_of_another_pack_is_asked_where_no_technique_has_one(small, sample, monkeypatch):
+    asked = []
+    own = small.model.memory_required
+
+    def of_another_pack(*args, **kwargs):
+        asked.append(args)
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr(small.model, "memory_required", of_another_pack)
+    model = _with(small, "slicing")
+    model.set_additional_models("multigpu", [small.clone()])  # so that the slicer has none
+    sample(model, steps=1)
+    assert asked and small.model.memory_required is of_another_pack
