@@ -63,7 +63,6 @@ def _run_block(axis: Axis, block, x, context: Any, options: dict, state: CallSta
         inputs=(x, context),
         elements=x.numel(),
         compute_own=compute,
-        block=block,
         attention=attention,
         is_patched=is_patched,
         can_skip_attention=not (

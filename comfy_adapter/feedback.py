@@ -11,13 +11,12 @@ from server import PromptServer
 
 logger = logging.getLogger(__name__)
 
+NODE_WIDTH = 34  # characters that a node of default width shows in a line
+
 
 def node_id_of(node) -> str | None:
     """Return the id in the graph of a V3 node class that runs, None when a script called it."""
     return getattr(node.hidden, "unique_id", None)
-
-
-NODE_WIDTH = 34  # characters that a node of default width shows in a line
 
 
 def show_on_narrow_node(lines: Sequence[str], node_id: str | None) -> None:

@@ -1,7 +1,7 @@
 """One UNet while a run lasts: its layers' forwards, and its calls as the techniques see them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -44,6 +44,9 @@ class UNetInRun:
         self.techniques = [t for t in techniques if t.acts_on_copies or not is_copy]
         self._is_copy = is_copy
         self._blocks = list(transformer_blocks(unet))
+        self._cross_attentions: Counter[Axis] = Counter(
+            axis for _, axis, block in self._blocks if attn2_of(block) is not None
+        )
         self._forwards = Forwards()
         self._chains: dict[tuple[Kind, Axis | None], Callable] = {}
 
@@ -83,7 +86,7 @@ class UNetInRun:
         context = kwargs.get("context", args[2] if len(args) > 2 else None)
         call = UNetCall(
             elements=x.shape[0] * x.shape[2:].numel() * self.unet.model_channels,
-            cross_attentions=self._count_cross_attentions(),
+            cross_attentions=self._cross_attentions,
             can_shorten_time_context=lambda: (
                 not is_compiling and self._can_shorten_time_context(context, kwargs, options)
             ),
@@ -143,9 +146,6 @@ class UNetInRun:
                 yield "upsample", None, module, forward_upsample, (self,)
             elif type(module) is SpatialVideoTransformer:
                 yield "blend", None, module.time_mixer, forward_blend, (self,)
-
-    def _count_cross_attentions(self) -> Mapping[Axis, int]:
-        return Counter(axis for _, axis, block in self._blocks if attn2_of(block) is not None)
 
     def _can_shorten_time_context(self, context, kwargs: dict, options: dict) -> bool:
         """Return whether only cached cross-attentions read the embedding of the temporal blocks."""

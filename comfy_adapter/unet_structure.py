@@ -26,15 +26,6 @@ def transformer_blocks(diffusion_model) -> Iterator[tuple[str, Axis, Any]]:
                     yield f"{UNET}.{name}.{stack}.{index}", axis, block
 
 
-def find_cross_attentions(diffusion_model) -> list[tuple[str, Axis]]:
-    """Return (path from the model, axis) of every attn2 of an SVD UNet."""
-    return [
-        (f"{path}.attn2", axis)
-        for path, axis, block in transformer_blocks(diffusion_model)
-        if attn2_of(block) is not None
-    ]
-
-
 def attn2_of(block) -> torch.nn.Module | None:
     """Return a block's cross-attention; another pack's block may have none."""
     return getattr(block, "attn2", None)

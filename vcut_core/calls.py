@@ -24,7 +24,7 @@ class Call:
     def changed(self: Same, **fields) -> Same:
         """Return a copy with other ``fields``.
 
-        What dataclasses.replace does in a tenth of the time: every slice of every layer needs one.
+        As dataclasses.replace, but without a call of __init__: every slice of a layer needs one.
         """
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__, **fields)
@@ -157,7 +157,6 @@ class BlockCall(LayerCall):
     needs_whole_batch: cross-attention finds a row's group by its place, so rows stay together.
     """
 
-    block: nn.Module
     attention: AttentionCall | None
     is_patched: bool
     can_skip_attention: bool

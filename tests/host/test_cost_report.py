@@ -14,9 +14,9 @@ from vcut.comfy_adapter import (
     read_model,
     with_technique,
 )
-from vcut.comfy_adapter.unet_structure import find_cross_attentions
 from vcut.nodes.cost_report import CostReport
 from vcut.nodes.feature_slicer import FeatureSlicer
+from vcut.tests.support.cross_attentions import find_cross_attentions
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.guidance_cut import GuidanceConfig
 

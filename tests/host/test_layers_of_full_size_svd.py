@@ -5,7 +5,7 @@ from vcut.comfy_adapter import with_technique
 from vcut.comfy_adapter.sampling_run import SamplingRun, run_facts
 from vcut.comfy_adapter.settings import settings_of
 from vcut.comfy_adapter.unet_in_run import UNetInRun
-from vcut.comfy_adapter.unet_structure import find_cross_attentions
+from vcut.tests.support.cross_attentions import find_cross_attentions
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 
 PLACES = [f"input_blocks.{n}.1" for n in (1, 2, 4, 5, 7, 8)]

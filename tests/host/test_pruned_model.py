@@ -21,9 +21,9 @@ from vcut.comfy_adapter import (
     with_technique,
 )
 from vcut.comfy_adapter.pruned_layers import prune
-from vcut.comfy_adapter.unet_structure import find_cross_attentions
 from vcut.nodes.load_svd_checkpoint import LoadSVDCheckpoint
 from vcut.nodes.patch_svd_model import PatchSVDModel
+from vcut.tests.support.cross_attentions import find_cross_attentions
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 
 MODES = ("cached", "remove")
