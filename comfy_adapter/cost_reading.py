@@ -19,6 +19,7 @@ from ..vcut_core.cross_attention import CachedCrossAttention, CrossAttentionConf
 from ..vcut_core.feature_slicing import FeatureSlicing
 from ..vcut_core.guidance_cut import GuidanceCut
 from ..vcut_core.run_cost import CostSettings, RunCost
+from ..vcut_core.step_cache import StepCache
 from .attention_calls import is_answerable
 from .host_model import UNET, computing_dtype, planned_object
 from .other_patches import EVALUATION_OPTIONS, WRAPPERS_WITHOUT_COST
@@ -34,20 +35,25 @@ class ModelReading:
     """What a model holds and does.
 
     parameters: in the UNet as it was loaded. value_bytes: of one number in the dtype it computes
-    in. sigmas: a schedule of the asked length. other_patches: what other packs have put on the
-    model.
+    in. latent_elements: numbers in a latent of the asked size. sigmas: a schedule of the asked
+    length. other_patches: what other packs have put on the model.
     """
 
     unet: UNetCost
     settings: CostSettings
     parameters: int
     value_bytes: int
+    latent_elements: int
     sigmas: tuple[float, ...]
     other_patches: tuple[str, ...]
 
     def run(self) -> RunCost:
         """Return the cost of a run over ``sigmas``."""
         return RunCost(self.unet, self.settings, self.sigmas)
+
+    def cache_bytes(self) -> int:
+        """Return the bytes of what VCUT keeps during that run."""
+        return self.run().cache_bytes(self.value_bytes, self.latent_elements)
 
 
 def read_model(model, width: int, height: int, video_frames: int, steps: int) -> ModelReading:
@@ -67,10 +73,12 @@ def read_model(model, width: int, height: int, video_frames: int, steps: int) ->
         CostSettings(
             _answered_layers(model, settings.configs.get(CachedCrossAttention.key), layers),
             settings.configs.get(GuidanceCut.key),
+            settings.configs.get(StepCache.key),
             settings.configs.get(FeatureSlicing.key),
         ),
         _count_parameters(model, unet),
         computing_dtype(model).itemsize,
+        video_frames * base.latent_format.latent_channels * (height // 8) * (width // 8),
         tuple(sigmas.tolist()),
         tuple(dict.fromkeys(_other_patches(model, layers))),
     )

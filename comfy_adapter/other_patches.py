@@ -20,6 +20,16 @@ OUTSIDE_OF_BLOCKS = {
 }  # fmt: skip
 
 
+def step_cache_of_another_pack(transformer_options: dict) -> str | None:
+    """Return the key of another pack's wrapper that skips steps, by its name; None: there is none.
+
+    Two caches that predict from each other's predictions drift.
+    """
+    wrappers = transformer_options.get("wrappers", {}).values()
+    keys = (key for keyed in wrappers for key, found in keyed.items() if found and key != KEY)
+    return next((key for key in keys if "cache" in str(key).lower()), None)
+
+
 def is_patched_inside(
     transformer_options: dict, place: tuple[str, int] | None = None, index: int = 0
 ) -> bool:

@@ -14,11 +14,12 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 
 from ..vcut_core.run_report import RunReport
-from ..vcut_core.technique import RunFacts, Technique, chain
+from ..vcut_core.technique import RunFacts, Technique, chain, has_hook
 from ..vcut_core.techniques import create_techniques
 from .conds_call import conds_call, evaluate_conds
 from .feedback import send_run_event, show_on_narrow_node
 from .memory_estimate import HostMemory, memory_estimate_installed
+from .prediction_call import prediction_call
 from .settings import KEY, VCUTSettings, settings_of
 from .uncompiled import uncompiled
 from .unet_in_run import UNetInRun
@@ -75,8 +76,7 @@ class SamplingRun:
 
     def memory_required(self):
         """Return (rows, size) -> bytes that the host is to plan with, None for its own estimate."""
-        own = Technique.memory_required
-        estimating = [t for t in self.techniques if type(t).memory_required is not own]
+        estimating = [t for t in self.techniques if has_hook(t, "memory_required")]
 
         def required(rows: int, size: tuple[int, int]) -> float | None:
             answers = (technique.memory_required(rows, size) for technique in estimating)
@@ -87,9 +87,14 @@ class SamplingRun:
     def options_with_wrappers(self, model_options: dict) -> dict:
         """Return a copy of ``model_options`` with this run's wrappers in it.
 
-        Added now, they come after all others, so they count what really reaches the model.
+        Added now, they come after all others, so they count what really reaches the model; but the
+        one around predictions comes before them, so that a predicted step reaches nobody.
         """
         options = comfy.model_patcher.create_model_options_clone(model_options)
+        if any(has_hook(technique, "around_prediction") for technique in self.techniques):
+            wrappers = options["transformer_options"].setdefault("wrappers", {})
+            others = wrappers.get(WrappersMP.PREDICT_NOISE, {})
+            wrappers[WrappersMP.PREDICT_NOISE] = {KEY: [self.predict_noise], **others}
         for kind, wrapper in (
             (WrappersMP.SAMPLER_SAMPLE, self.sampler_sample),
             (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
@@ -111,6 +116,25 @@ class SamplingRun:
             if found is not None:
                 self._unet_in_run(found)
             return executor(guider, *args, **kwargs)
+
+    def predict_noise(self, executor, x, timestep, *args, **kwargs):
+        """PREDICT_NOISE wrapper: let the techniques answer the sampler, or the guider."""
+        model_options = args[0] if args else kwargs.get("model_options", {})
+        if "sample_sigmas" not in model_options.get("transformer_options", {}):
+            return executor(x, timestep, *args, **kwargs)  # asked by someone outside of sampling
+        call = prediction_call(
+            executor.class_obj,
+            x,
+            timestep,
+            model_options,
+            self.techniques,
+            lambda: self.counts.unet_evaluations + self.counts.evaluations_saved,
+        )
+
+        def predict(_call):
+            return executor(x, timestep, *args, **kwargs)
+
+        return chain(self.techniques, "around_prediction", predict)(call)
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kw):
         """CALC_COND_BATCH wrapper: let the techniques decide which conds are evaluated, and how."""

@@ -85,9 +85,9 @@ class CostReport(io.ComfyNode):
         reading = read_model(model, width, height, video_frames, steps)
         run = reading.run()
         size = f"{width}x{height}, {video_frames} frame{'s' if video_frames > 1 else ''}"
-        cache_bytes = run.cache_elements() * reading.value_bytes
+        cached = reading.cache_bytes()
         report = "\n".join(
-            report_lines(run, size, reading.parameters, cache_bytes, reading.other_patches)
+            report_lines(run, size, reading.parameters, cached, reading.other_patches)
         )
         if reason := missing_matplotlib():
             report += f"\nThe picture is blank {reason}"

@@ -8,6 +8,7 @@ from .feature_slicer import FeatureSlicer
 from .guidance_scheduler import GuidanceScheduler
 from .load_svd_checkpoint import LoadSVDCheckpoint
 from .patch_svd_model import PatchSVDModel
+from .step_cache import StepCacheNode
 
 
 class VCUTExtension(ComfyExtension):
@@ -15,6 +16,7 @@ class VCUTExtension(ComfyExtension):
         return [
             PatchSVDModel,
             GuidanceScheduler,
+            StepCacheNode,
             LoadSVDCheckpoint,
             CompareVideos,
             CostReport,

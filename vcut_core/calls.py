@@ -32,6 +32,26 @@ class Call:
 
 
 @dataclass(frozen=True)
+class PredictionCall(Call):
+    """The sampler asks for the denoised latent, guidance included, at one sigma.
+
+    x: the noisy latent, (frames, 4, H, W).
+    sigma, sigmas: as in CondsCall.
+    phase: returns what the prediction at a sigma depends on beside x and sigma.
+    count_evaluations: returns the UNet evaluations of the run so far, with those that other
+        techniques left out.
+    must_compute: why nothing else may stand in for this prediction.
+    """
+
+    x: Tensor
+    sigma: Callable[[], float]
+    sigmas: Callable[[], Sequence[float]]
+    phase: Callable[[float], Hashable]
+    count_evaluations: Callable[[], int]
+    must_compute: str | None = None
+
+
+@dataclass(frozen=True)
 class CondsCall(Call):
     """The sampler asks for the prediction of each cond at one sigma.
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from .feature_slicing import SlicingConfig
 from .run_cost import RunCost
 from .slicing_memory import AUTOMATIC
+from .step_cache import steps_line
 
 SAVES_MEMORY = "saves memory, not multiply-adds"
 SLICER_IS_OFF = "VCUT Feature Slicer is off (slices is 1)"
@@ -83,15 +84,27 @@ def _totals(run: RunCost) -> Iterator[str]:
             f"({percent_less(after, before)})"
         )
         cut, attention = run.saved_by_cut() / unit, run.saved_by_cross_attention() / unit
+        steps = f"by steps left out: {run.saved_by_step_cache() / unit:,.2f} {name}; "
         yield (
-            f"Saved where guidance is off: {cut:,.2f} {name}; in cross-attention: "
-            f"{attention:,.2f} {name}"
+            f"Saved {steps if run.settings.step_cache else ''}where guidance is off: {cut:,.2f} "
+            f"{name}; in cross-attention: {attention:,.2f} {name}"
         )
-        yield f"UNet evaluations: {run.evaluations} instead of {run.evaluations_without}"
+        yield (
+            f"UNet evaluations: {run.evaluations} instead of {run.evaluations_without}"
+            f"{_evaluations_apart(run)}"
+        )
     evaluation, unchanged = run.unet.macs("true", run.settings.replaced), run.unet.macs("true")
     unit, name = unit_for(unchanged)
     instead = "" if evaluation == unchanged else f" instead of {unchanged / unit:,.3f}"
     yield f"Each evaluation: {evaluation / unit:,.3f} {name}{instead}"
+
+
+def _evaluations_apart(run: RunCost) -> str:
+    """Return what the step cache and the cut save each, where both are on."""
+    if not (run.settings.step_cache and run.settings.guidance):
+        return ""
+    steps, cut = run.evaluations_saved_by_step_cache, run.evaluations_saved_by_cut
+    return f": the step cache saves {steps}, the cut {cut}"
 
 
 def _why_nothing_is_saved(run: RunCost) -> str:
@@ -117,6 +130,9 @@ def _settings(run: RunCost) -> Iterator[str]:
         yield f"Cross-attention, {wanted}: {words or 'none in this model'}"
     if run.settings.slicing is not None:
         yield f"Feature slicing: {_slicing(run.settings.slicing)}"
+    if run.settings.step_cache is not None:
+        line = steps_line(run.step_plan.num_computed, run.num_steps)
+        yield f"Step cache: pace {run.settings.step_cache.pace}, {line}, on a karras schedule"
     guidance = run.settings.guidance
     if guidance is None:
         yield "Guidance: in every step"

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from .calls import CondsCall
+from .schedule import SIGMA_TOLERANCE, is_below, is_rising
 from .technique import RunFacts, Technique
 
 # The factor that each choice puts on the image embedding. The affine maps turn a halved embedding
@@ -20,9 +21,6 @@ EMBEDDING_SCALE = {"average": 0.5, "positive": 1.0, "none": 0.0}
 AfterCut = Literal["average", "positive", "none"]
 AFTER_CUT_MODES = tuple(EMBEDDING_SCALE)
 MAX_STEPS = 10000
-
-# Samplers compute a sigma anew (exp of a log, say), so equal sigmas differ in their last bits.
-SIGMA_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,10 @@ class GuidanceConfig:
         Descending, as a sampler denoises; a rising schedule (unsampling) is never cut.
         """
         starts = tuple(sigmas[:-1])
-        if any(later > earlier for earlier, later in zip(sigmas, sigmas[1:], strict=False)):
+        if is_rising(sigmas):
             return GuidancePlan(starts, len(starts), is_rising=True)
         if self.cut_sigma > 0:
-            last_guided_step = sum(not _is_below(sigma, self.cut_sigma) for sigma in starts)
+            last_guided_step = sum(not is_below(sigma, self.cut_sigma) for sigma in starts)
             return GuidancePlan(starts, last_guided_step, self.cut_sigma)
         last_guided_step = min(self._steps_before(self.cut_step, len(starts)), len(starts))
         num_unguided_first = self._steps_before(self.start_step, len(starts))
@@ -131,7 +129,7 @@ class GuidancePlan:
         if self.is_rising:
             return True
         if self.cut_sigma > 0:
-            return not _is_below(sigma, self.cut_sigma)
+            return not is_below(sigma, self.cut_sigma)
         return self.num_unguided_first < self.step(sigma) <= self.last_guided_step
 
     def shareable_cut_sigma(self) -> float | None:
@@ -145,7 +143,7 @@ class GuidancePlan:
         exponent = math.floor(math.log10(sigma)) - 3 if sigma > 0 else -6
         unit = 10.0**exponent  # four significant digits
         count = math.floor(sigma / unit) + 1
-        while not _is_below(sigma, count * unit):
+        while not is_below(sigma, count * unit):
             count += 1
         return round(count * unit, max(0, -exponent))
 
@@ -175,6 +173,10 @@ class GuidanceCut(Technique):
         self.plan: GuidancePlan | None = None  # made at the first pair of cond and uncond
         self._had_nothing_to_cut = False
         self._cut_ids: set[Hashable] = set()  # of conds that were evaluated without their uncond
+
+    def phase(self, sigma: float, sigmas: Sequence[float]) -> Hashable:
+        """Return whether the prediction at ``sigma`` is guided."""
+        return self.config.plan(sigmas).is_guided(sigma)
 
     def around_conds(
         self, call: CondsCall, compute: Callable[[CondsCall], list[Tensor]]
@@ -221,8 +223,10 @@ class GuidanceCut(Technique):
         return ["no guidance to cut"] if self._had_nothing_to_cut else []
 
     def details(self) -> list[str]:
-        """Return where it ended."""
-        return self.plan.details() if self.plan else []
+        """Return where it ended, and what that saved."""
+        if self.plan is None:
+            return []
+        return [*self.plan.details(), f"the cut saved {self.evaluations_saved} evaluations"]
 
     def counts(self) -> dict[str, Any]:
         """Return the plan's steps; empty when the run had no guidance."""
@@ -232,8 +236,5 @@ class GuidanceCut(Technique):
             "num_steps": self.plan.num_steps,
             "num_guided_steps": self.plan.num_guided_steps,
             "last_guided_step": self.plan.last_guided_step,
+            "evaluations_saved": self.evaluations_saved,
         }
-
-
-def _is_below(sigma: float, limit: float) -> bool:
-    return sigma < limit * (1 - SIGMA_TOLERANCE)

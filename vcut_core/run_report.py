@@ -28,7 +28,7 @@ class RunReport:
 
     def node_lines(self, technique: Technique) -> list[str]:
         """Return the facts of one technique, for its node."""
-        evaluations = [self._evaluations()] if technique.saves_evaluations else []
+        evaluations = self._evaluations_of(technique) if technique.saves_evaluations else []
         fallbacks = _fallbacks([technique])
         return [*self._start(), *evaluations, *technique.lines(), *fallbacks, self._seconds()]
 
@@ -56,6 +56,12 @@ class RunReport:
 
     def _evaluations(self) -> str:
         return evaluations_line(self.unet_evaluations, self.evaluations_saved)
+
+    def _evaluations_of(self, technique: Technique) -> list[str]:
+        """Return the count, and the technique's part where others leave evaluations out too."""
+        others = sum(other.saves_evaluations for other in self.techniques) - 1
+        own = f"{technique.evaluations_saved} of {self.evaluations_saved} saved here"
+        return [self._evaluations(), *([own] if others else [])]
 
     def _seconds(self) -> str:
         return f"{self.elapsed_s:.1f} s"

@@ -1,14 +1,14 @@
 """The seam: what a technique is, what it may know of a run, and how several of them compose."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from .activation_memory import Place, UNetShape
-from .calls import Axis, CondsCall, Kind, UNetCall
+from .calls import Axis, CondsCall, Kind, PredictionCall, UNetCall
 
 
 class MemoryFacts(Protocol):
@@ -78,6 +78,19 @@ class Technique:
         """Return the bytes of a UNet call of (rows, 4, *size); None leaves the host's estimate."""
         return None
 
+    def phase(self, sigma: float, sigmas: Sequence[float]) -> Hashable:
+        """Return what of the technique changes predictions abruptly during a run over ``sigmas``.
+
+        Equal values: the predictions at two sigmas lie on one smooth path.
+        """
+        return None
+
+    def around_prediction(
+        self, call: PredictionCall, compute: Callable[[PredictionCall], Tensor]
+    ) -> Tensor:
+        """Return the denoised latent that the sampler asks for, guidance included."""
+        return compute(call)
+
     def around_conds(
         self, call: CondsCall, compute: Callable[[CondsCall], list[Tensor]]
     ) -> list[Tensor]:
@@ -116,9 +129,14 @@ def chain(techniques: Iterable[Technique], hook: str, innermost: Callable) -> Ca
     """Return ``innermost`` inside the hook of every technique that has one, the first outermost."""
     compute = innermost
     for technique in reversed(list(techniques)):
-        if getattr(type(technique), hook) is not getattr(Technique, hook):
+        if has_hook(technique, hook):
             compute = _around(getattr(technique, hook), compute)
     return compute
+
+
+def has_hook(technique: Technique, hook: str) -> bool:
+    """Whether the technique's class has a ``hook`` of its own."""
+    return getattr(type(technique), hook) is not getattr(Technique, hook)
 
 
 def _around(hook: Callable, compute: Callable) -> Callable:

@@ -1,7 +1,7 @@
 """The techniques of the pack, in the order in which a call passes through them.
 
-Cross-attention comes before slicing: its constant belongs to the whole batch and is cut for a
-slice.
+The step cache comes first: a step that it predicts reaches nobody else. Cross-attention comes
+before slicing: its constant belongs to the whole batch and is cut for a slice.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,15 @@ from collections.abc import Mapping
 from .cross_attention import CachedCrossAttention
 from .feature_slicing import FeatureSlicing
 from .guidance_cut import GuidanceCut
+from .step_cache import StepCache
 from .technique import RunFacts, Technique
 
-TECHNIQUES: tuple[type[Technique], ...] = (GuidanceCut, CachedCrossAttention, FeatureSlicing)
+TECHNIQUES: tuple[type[Technique], ...] = (
+    StepCache,
+    GuidanceCut,
+    CachedCrossAttention,
+    FeatureSlicing,
+)
 
 
 def create_techniques(configs: Mapping[str, object], facts: RunFacts) -> list[Technique]:

@@ -8,6 +8,7 @@ from vcut.vcut_core.cost_report import headline, report_lines, unit_for
 from vcut.vcut_core.feature_slicing import SlicingConfig
 from vcut.vcut_core.guidance_cut import MAX_STEPS, GuidanceConfig
 from vcut.vcut_core.run_cost import AFFINE_MAPS, CostSettings, RunCost
+from vcut.vcut_core.step_cache import StepCacheConfig
 
 WIDTH, TOKENS, EMBEDDING = 4, 6, 3
 
@@ -165,10 +166,11 @@ LAYERS = (
 BOTH = {SPATIAL: "cached", TEMPORAL: "remove"}
 
 
-def _run(num_steps=25, replaced=None, slicing=None, **guidance) -> RunCost:
+def _run(num_steps=25, replaced=None, slicing=None, step_cache=None, **guidance) -> RunCost:
     config = GuidanceConfig(**guidance) if guidance else None
     sigmas = [float(num_steps - number) for number in range(num_steps + 1)]
-    return RunCost(UNetCost(LAYERS), CostSettings(replaced or {}, config, slicing), sigmas)
+    settings = CostSettings(replaced or {}, config, step_cache, slicing)
+    return RunCost(UNetCost(LAYERS), settings, sigmas)
 
 
 @pytest.mark.parametrize(
@@ -213,13 +215,43 @@ def test_run_costs_its_evaluations_and_the_affine_maps_once():
     ("guidance", "rows"), [({}, 2), ({"cut_step": 1}, 1), ({"cut_step": 9}, 3)]
 )
 def test_memory_holds_each_value_for_each_embedding(guidance, rows):
-    assert _run(replaced=BOTH, **guidance).cache_elements() == rows * 2
+    assert _run(replaced=BOTH, **guidance).cache_bytes(2, latent_elements=72) == rows * 2 * 2
 
 
 def test_model_without_vcut_saves_nothing():
     run = _run()
     assert run.settings.is_empty and run.macs() == run.macs_without()
-    assert (run.cache_elements(), run.saved_by_cut(), run.saved_by_cross_attention()) == (0, 0, 0)
+    assert (run.cache_bytes(2, 72), run.saved_by_cut(), run.saved_by_cross_attention()) == (0, 0, 0)
+
+
+# Of the 25 sigmas 25, 24, ... 1, balanced computes 13 or fewer: see the plan below.
+STEP_CACHE = StepCacheConfig("balanced")
+
+
+def test_step_cache_and_cut_save_apart():
+    run = _run(replaced=BOTH, step_cache=STEP_CACHE, cut_step=17)
+    is_computed = run.step_plan.is_computed
+    guided, unguided = sum(is_computed[:16]), sum(is_computed[16:])
+    assert is_computed[16] and 0 < guided < 16  # the first unguided step is always computed
+    assert run.evaluations == 2 * guided + unguided
+    assert run.evaluations_saved_by_step_cache == 2 * (25 - guided - unguided)
+    assert run.evaluations_saved_by_cut == unguided
+    saved = run.saved_by_step_cache() + run.saved_by_cut() + run.saved_by_cross_attention()
+    assert saved == run.macs_without() - run.macs()
+    assert run.saved_by_step_cache() == 2 * (25 - guided - unguided) * 1110 * MILLION
+    # Two latents in fp32, and three embeddings' affine outputs in 2 bytes.
+    assert run.cache_bytes(2, latent_elements=72) == 2 * 72 * 4 + 3 * 2 * 2
+
+
+def test_lines_to_expect_with_a_step_cache():
+    run = _run(replaced=BOTH, step_cache=STEP_CACHE, cut_step=17)
+    computed = sum(run.step_plan.is_computed)
+    assert run.expected_lines() == [
+        f"{run.evaluations} of 50 UNet evaluations",
+        f"{computed} of 25 steps computed",
+        "guided 16 of 25 steps",
+        f"cross-attention: 2 computed, {computed - 2} from cache, {computed} removed",
+    ]
 
 
 def test_lines_to_expect_count_calls_of_the_host():
@@ -251,6 +283,26 @@ def test_report_says_what_is_saved_and_by_what():
     assert [line for line in lines if line.startswith("The nodes should show after the run: 41 of")]
     assert "not seconds" in lines[-2]
     assert headline(_run(replaced=BOTH, cut_step=17)).endswith("26.1 % less to compute")
+
+
+def test_report_says_what_step_cache_and_cut_save_each():
+    run = _run(step_cache=STEP_CACHE, cut_step=17)
+    lines = _report(run)
+    steps, cut = run.evaluations_saved_by_step_cache, run.evaluations_saved_by_cut
+    told = f"instead of 50: the step cache saves {steps}, the cut {cut}"
+    assert f"UNet evaluations: {50 - steps - cut} {told}" in lines
+    gigas = f"Saved by steps left out: {steps * 1.11:.2f} GMACs; where guidance is off: "
+    assert [line for line in lines if line.startswith(gigas)]
+    computed = sum(run.step_plan.is_computed)
+    told = f"Step cache: pace balanced, {computed} of 25 steps computed, on a karras schedule"
+    assert told in lines
+
+
+def test_report_of_a_step_cache_alone_is_no_empty_one():
+    run = _run(step_cache=STEP_CACHE)
+    assert not run.settings.is_empty
+    assert f"UNet evaluations: {run.evaluations} instead of 50" in _report(run)
+    assert "less to compute" in headline(run)
 
 
 def test_report_of_a_model_without_vcut_promises_no_line():

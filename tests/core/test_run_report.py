@@ -7,6 +7,7 @@ from vcut.vcut_core.calls import CondsCall
 from vcut.vcut_core.cross_attention import CachedCrossAttention, CrossAttentionConfig
 from vcut.vcut_core.guidance_cut import GuidanceConfig, GuidanceCut
 from vcut.vcut_core.run_report import RunReport
+from vcut.vcut_core.step_cache import StepCache, StepCacheConfig
 from vcut.vcut_core.technique import RunFacts
 
 SIGMAS = [8.0, 4.0, 2.0, 1.0, 0.0]
@@ -43,7 +44,8 @@ def test_log_has_counts_first_and_the_cut_at_its_end():
     # Steps 1 and 2: two evaluations each; 3 and 4: one each. Step 3 starts at sigma 2.
     line = _report(_cut(), unet_evaluations=6, elapsed_s=1.234).log_line()
     assert line == (
-        "6 of 8 UNet evaluations; guided 2 of 4 steps; 1.2 s; cut at step 3 (cut_sigma 2.001)"
+        "6 of 8 UNet evaluations; guided 2 of 4 steps; 1.2 s; cut at step 3 (cut_sigma 2.001); "
+        "the cut saved 2 evaluations"
     )
 
 
@@ -57,7 +59,7 @@ def test_log_has_counts_first_and_the_cut_at_its_end():
 )
 def test_lines_tell_how_many_steps_are_guided(cut_step, line, detail):
     technique = _cut(cut_step)
-    assert technique.lines() == [line] and technique.details() == [detail]
+    assert technique.lines() == [line] and technique.details()[0] == detail
 
 
 @pytest.mark.parametrize(
@@ -146,6 +148,14 @@ def test_each_node_shows_its_own_facts_in_short_lines():
     assert max(map(len, lines)) <= 45  # wider lines break on a node of default width
 
 
+def test_nodes_that_both_save_evaluations_show_their_own_part():
+    cut, steps = _cut(), StepCache(StepCacheConfig(), FACTS)
+    steps.evaluations_saved = 3
+    report = _report(steps, cut, unet_evaluations=3)
+    assert report.node_lines(cut)[:2] == ["3 of 8 UNet evaluations", "2 of 5 saved here"]
+    assert report.node_lines(steps)[:2] == ["3 of 8 UNet evaluations", "3 of 5 saved here"]
+
+
 def test_plan_is_announced_before_the_first_step():
     told = []
     facts = RunFacts((4, 4, 8, 8), 4, None, 0, lambda technique, lines: told.append(lines))
@@ -167,7 +177,12 @@ def test_counts_are_plain_data_and_survive_json():
         "elapsed_s": 1.25,
         "is_complete": True,
         "techniques": {
-            "guidance": {"num_steps": 4, "num_guided_steps": 2, "last_guided_step": 2},
+            "guidance": {
+                "num_steps": 4,
+                "num_guided_steps": 2,
+                "last_guided_step": 2,
+                "evaluations_saved": 2,
+            },
             "cross_attention": {"computed": 64, "reused": 736, "removed": 16, "cache_bytes": 0},
         },
         "fallbacks": {"a reason": 4},

@@ -7,7 +7,8 @@ from vcut.comfy_adapter import with_technique
 from vcut.comfy_adapter.sampling_run import SamplingRun
 from vcut.nodes.cost_report import CostReport
 from vcut.vcut_core.cross_attention import AffineOutputCache, CrossAttentionConfig
-from vcut.vcut_core.guidance_cut import GuidanceConfig, GuidancePlan
+from vcut.vcut_core.guidance_cut import GuidanceConfig, GuidanceCut
+from vcut.vcut_core.step_cache import StepCacheConfig
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +64,28 @@ def test_run_counts_what_the_report_said(
     assert f"cached values in the run: {cached_bytes[-1]:,} bytes" in report
 
 
+@pytest.mark.parametrize("pace", ["balanced", "fast"])
+@pytest.mark.parametrize("steps", [20, 25, 40])
+@pytest.mark.parametrize("cut_step", [None, 17])
+def test_run_with_a_step_cache_counts_what_the_report_said(
+    make_small_svd, tiny, summaries, pace, steps, cut_step
+):
+    model = with_technique(make_small_svd(), StepCacheConfig(pace))
+    if cut_step:
+        model = with_technique(model, GuidanceConfig(cut_step, 25))
+    report = CostReport.execute(model, 96, 96, 2, steps).result[0]
+    tiny.sample(model, steps=steps, conditioning=tiny.conditioning(frames=2))
+    assert _counts(summaries()[-1]) == _expected_counts(report)
+    if cut_step:
+        saved = re.search(r"the step cache saves (\d+), the cut (\d+)", report)
+        assert f"the step cache saved {saved[1]} evaluations" in summaries()[-1]
+        assert f"the cut saved {saved[2]} evaluations" in summaries()[-1]
+
+
 def test_summary_differs_from_the_report_when_the_cut_is_ignored(
     tiny, vcut, summaries, monkeypatch
 ):
-    monkeypatch.setattr(GuidancePlan, "is_guided", lambda plan, sigma: True)
+    monkeypatch.setattr(GuidanceCut, "_is_guided", lambda technique, call: True)
     report = _report(vcut)
     tiny.sample(vcut, steps=25)
     assert "UNet evaluations: 41 instead of 50" in report

@@ -228,7 +228,8 @@ def test_one_line_is_logged_when_a_run_ends(tiny, vcut, summaries):
     # 32 layers x (cond with uncond, averaged cond); reused in steps 2 and 4.
     expected = (
         "VCUT: 6 of 8 UNet evaluations; guided 2 of 4 steps; "
-        "cross-attention: 64 computed, 64 from cache; cut at step 3 (cut_sigma 2.27)"
+        "cross-attention: 64 computed, 64 from cache; cut at step 3 (cut_sigma 2.27); "
+        "the cut saved 2 evaluations"
     )
     assert [without_seconds(line) for line in summaries()] == [expected] * 2
 

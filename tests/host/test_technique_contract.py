@@ -14,30 +14,36 @@ from vcut.vcut_core import techniques
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.feature_slicing import SlicingConfig
 from vcut.vcut_core.guidance_cut import GuidanceConfig
+from vcut.vcut_core.step_cache import StepCacheConfig
 
-STEPS = 4
+STEPS = 6
 ON = {
-    "guidance": GuidanceConfig(3, STEPS),
+    "step_cache": StepCacheConfig("fast"),
+    "guidance": GuidanceConfig(4, STEPS),
     "cross_attention": CrossAttentionConfig(temporal="remove"),
     "slicing": SlicingConfig(3, "everything"),
     "toy": ToyConfig(0.5),
 }
 OFF = {
+    "step_cache": StepCacheConfig("careful"),  # leaves none of 6 steps out
     "guidance": GuidanceConfig(STEPS + 1, STEPS),
     "cross_attention": CrossAttentionConfig("keep", "keep"),
     "slicing": SlicingConfig(1),
     "toy": ToyConfig(),
 }
-# What a run of 4 steps counts on the small SVD, whose UNet has four video transformers: one
+# What a run of 6 steps counts on the small SVD, whose UNet has four video transformers: one
 # spatial and one temporal block each, the temporal with two feed-forward layers.
 COUNTS = {
-    # Steps 3 and 4 are unguided: two evaluations are left out.
-    "guidance": {"num_steps": 4, "num_guided_steps": 2, "last_guided_step": 2},
-    # 4 spatial maps for cond with uncond, and 4 for cond alone; the other two steps reuse them.
-    "cross_attention": {"computed": 8, "reused": 8, "removed": 16},
+    "step_cache": {"num_steps": 6, "num_computed_steps": 5, "evaluations_saved": 2},
+    # Steps 4 to 6 are unguided: three evaluations are left out.
+    "guidance": {
+        "num_steps": 6, "num_guided_steps": 3, "last_guided_step": 3, "evaluations_saved": 3,
+    },
+    # 4 spatial maps for cond with uncond, and 4 for cond alone; the other steps reuse them.
+    "cross_attention": {"computed": 8, "reused": 16, "removed": 24},
     "slicing": {"slices": 3, "scope": "everything"},
-    "toy": {"num_layers": 4 * 4 * 3},
-}
+    "toy": {"num_layers": 6 * 4 * 3},
+}  # fmt: skip
 KEYS = list(ON)
 PAIRS = list(itertools.permutations(KEYS, 2))
 
@@ -192,15 +198,19 @@ def test_what_was_done_is_counted(small, sample, counted, keys):
         assert {name: told[name] for name in _counts_of(key, keys)} == _counts_of(key, keys)
         assert lines[key][-1].endswith(" s")
     assert counts["is_complete"] and counts["fallbacks"] == {}
-    saved = 2 if "guidance" in keys else 0
-    assert counts["evaluations_saved"] == saved and counts["unet_evaluations"] == 8 - saved
-    assert log_line.startswith(f"{8 - saved} of 8 UNet evaluations; ")
+    saved = sum(COUNTS[key].get("evaluations_saved", 0) for key in keys)
+    assert counts["evaluations_saved"] == saved and counts["unet_evaluations"] == 12 - saved
+    assert log_line.startswith(f"{12 - saved} of 12 UNet evaluations; ")
 
 
 def _counts_of(key: str, keys: tuple) -> dict:
     counts = dict(COUNTS[key])
     if key == "cross_attention" and "guidance" not in keys:  # one embedding all along
-        counts |= {"computed": 4, "reused": 12}
+        counts |= {"computed": 4, "reused": 20}
+    if "step_cache" in keys and key == "cross_attention":  # a step less
+        counts |= {"reused": counts["reused"] - 4, "removed": 20}
+    if "step_cache" in keys and key == "toy":
+        counts |= {"num_layers": 5 * 4 * 3}
     if key == "toy" and "slicing" in keys:  # called once a slice
         del counts["num_layers"]
     return counts
