@@ -9,8 +9,9 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from host_nodes import HostNodes
+from sampling_jobs import Job
 from speed_measuring import left_as_it_was
-from speed_variants import Job, Variant
+from speed_variants import Variant
 from torch.profiler import ProfilerActivity, profile, record_function
 
 PREFIX = "unet."

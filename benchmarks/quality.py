@@ -1,9 +1,10 @@
 """Measures what VCUT's settings do to the videos of the tiny SVD, on first frames it never saw.
 
-python3 benchmarks/quality.py [--frames 64] [--seeds 2] [--variants c17 ...] [--weights FILE]
+python3 benchmarks/quality.py [--table guidance|step_cache] [--frames 64] [--seeds 2]
 
 Samples through ComfyUI's own nodes, one thread a process. Stopped, it goes on where it ended when
-the same command is given again. Writes quality.json, quality.md, quality.png and contact sheets.
+the same command is given again. Writes json, table, plot and contact sheets: quality.* for the
+guidance table, quality_step_cache.* for the other.
 """
 
 import argparse
@@ -19,7 +20,8 @@ sys.path[:0] = [str(BENCH), str(ROOT / "demo"), str(ROOT / "demo" / "tiny_svd")]
 
 from command_line import positive, progress_bar  # noqa: E402
 from private_comfyui.install import HostError, comfyui_version, current_host, run_inside  # noqa: E402
-from quality_variants import BASELINE, SCHEDULE_STEPS, VARIANTS  # noqa: E402
+from quality_tables import BY_NAME, TABLES, Table  # noqa: E402
+from quality_variants import SCHEDULE_STEPS, Variant  # noqa: E402
 
 WEIGHTS = ROOT / "demo" / "tiny_svd" / "tiny_svd.safetensors"
 WORK = ROOT / "artefacts" / "quality"
@@ -30,16 +32,18 @@ SETTINGS = "euler, karras, cfg 2.5, VideoLinearCFGGuidance 1.0"  # as evaluate.p
 def arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [variant.name for variant in VARIANTS]
+    parser.add_argument("--table", choices=list(TABLES), default="guidance")
     parser.add_argument("--frames", type=positive, default=64, help="unseen first frames")
     parser.add_argument("--seeds", type=positive, default=2, help="for each of them")
     parser.add_argument(
+        "--rival-frames", type=positive, default=32, help="for each rival, with the first seed"
+    )
+    parser.add_argument(
         "--variants",
         nargs="+",
-        choices=names,
-        default=names,
+        choices=list(BY_NAME),
         metavar="NAME",
-        help=f"of {', '.join(names)}; the baseline is always among them",
+        help="of the table, all without; what they are compared with is always among them",
     )
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="of one thread each")
@@ -73,23 +77,32 @@ def measure_and_report(options: argparse.Namespace) -> None:
     from private_comfyui.launch import make_pack_importable
 
     make_pack_importable()
-    from quality_report import write_report
+    import quality_report
+    import step_cache_report
     from quality_results import circumstances, collect, write_json, write_sheets
     from quality_sampling import REFERENCES, Run, Task, finish_all, finished_records
+    from step_cache_results import collect_step_cache
 
     sha256 = hashlib.sha256(options.weights.read_bytes()).hexdigest()
     folder = options.work.resolve() / _folder_name(sha256, options.steps)
-    run = Run(options.weights.resolve(), folder, options.steps)
-    variants = [v for v in VARIANTS if v is BASELINE or v.name in options.variants]
+    table = TABLES[options.table]
+    run = Run(table.name, options.weights.resolve(), folder, options.steps)
+    variants = _chosen(table, options.variants)
     pairs = [(frame, seed) for seed in range(options.seeds) for frame in range(options.frames)]
+    few = [(frame, 0) for frame in range(min(options.rival_frames, options.frames))]
     tasks = [Task.of(name, frame, 0) for frame in range(options.frames) for name in REFERENCES]
-    tasks += [Task.of(variant.name, *pair) for pair in pairs for variant in variants]
+    tasks += [
+        Task.of(variant.name, *pair)
+        for variant in variants
+        for pair in (few if variant.name in table.rivals else pairs)
+    ]
     records = finished_records(run)
     todo = [task for task in tasks if task not in records]
     with progress_bar("videos", len(tasks), "video", initial=len(tasks) - len(todo)) as bar:
         for record in finish_all(run, todo, options.jobs):
             records[Task(**record["task"])] = record
             bar.update()
+    is_guidance = table.name == "guidance"
     results = {
         "command": " ".join(["python3 benchmarks/quality.py", *sys.argv[1:]]),
         **circumstances(),
@@ -100,12 +113,28 @@ def measure_and_report(options: argparse.Namespace) -> None:
             "steps": options.steps,
             "settings": SETTINGS,
         },
-        **collect(variants, pairs, records),
+        **(
+            collect(variants, pairs, records)
+            if is_guidance
+            else collect_step_cache(run, variants, pairs, records)
+        ),
     }
     options.output.mkdir(parents=True, exist_ok=True)
-    write_report(write_json(options.output / "quality.json", results), options.output)
-    write_sheets(options.output, run, variants, options.frames)
-    print(f"Written to {options.output}: quality.json, quality.md, quality.png, contact sheets")
+    report = quality_report if is_guidance else step_cache_report
+    results = write_json(options.output / f"{table.file}.json", results)
+    report.write_report(results, options.output)
+    shown = variants if is_guidance else [v for v in variants if v.name in step_cache_report.SHOWN]
+    write_sheets(options.output, run, shown, options.frames)
+    print(f"Written to {options.output}: {table.file}.json, .md, .png and contact sheets")
+
+
+def _chosen(table: Table, names: list[str] | None) -> list[Variant]:
+    """Return the table's variants with these names, and what they are compared with."""
+    wanted = set(names or (variant.name for variant in table.variants))
+    wanted.add(table.variants[0].name)
+    while more := {BY_NAME[name].reference for name in wanted} - wanted:
+        wanted |= more
+    return [variant for variant in table.variants if variant.name in wanted]
 
 
 def _folder_name(sha256: str, steps: int) -> str:

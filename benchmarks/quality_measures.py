@@ -1,6 +1,7 @@
 """What the quality benchmark measures on one video, each measure with its definition.
 
-Videos are arrays (T, H, W, 3), uint8. The eight stand-ins take
+Videos are arrays (T, H, W, 3), uint16: rounding to 8 bits would hide distances above about 55 dB,
+so those are taken before it. Everything else is measured on 8 bits. The eight stand-ins take
 the places of VBench's eight dimensions as the paper reports them, without VBench's networks.
 """
 
@@ -16,6 +17,7 @@ from video_distance import as_floats
 from video_truth import LATE, centroids, directions_right, psnr
 from video_world import Videos
 
+LEVEL = 257  # of uint16 in one of uint8
 MOST_DB = 100.0  # given to equal videos, whose PSNR is infinite
 SPRITE_SIDE = 20  # pixels of the square cut out around the sprite: radii are 9 to 11
 SPRITE_REACH = 25.0  # pixels from its centre that an SSIM window may show it: 17 in x and in y
@@ -104,31 +106,48 @@ MEASURES = (
 )  # fmt: skip
 
 
-def to_uint8(frames: torch.Tensor) -> np.ndarray:
-    """Return frames (T, 3, H, W) in 0..1 as ComfyUI saves pictures, (T, H, W, 3)."""
-    return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+def to_uint16(frames: torch.Tensor) -> np.ndarray:
+    """Return frames (T, 3, H, W) in 0..1 as (T, H, W, 3), uint16."""
+    levels = (frames.clamp(0, 1).double() * 65535).round().permute(0, 2, 3, 1)
+    return levels.contiguous().numpy().astype(np.uint16)
+
+
+def to_uint8(video: np.ndarray) -> np.ndarray:
+    """Return a video (T, H, W, 3), uint16, as ComfyUI saves pictures."""
+    return np.round(video / LEVEL).astype(np.uint8)
 
 
 def distance_to_baseline(baseline: np.ndarray, video: np.ndarray) -> dict[str, float]:
     """Return the measures of the group "baseline"."""
-    error = np.abs(baseline.astype(np.float64) - video).mean((1, 2, 3))  # (T,)
+    error = np.abs(baseline.astype(np.float64) - video) / LEVEL
     return {
-        "psnr_to_baseline": min(MOST_DB, video_distance.psnr(baseline, video)),
-        "ssim_to_baseline": video_distance.ssim(baseline, video),
-        "largest_frame_error": float(error.max()),
+        "psnr_to_baseline": psnr_of(np.square(error).mean()),
+        "ssim_to_baseline": video_distance.ssim(to_uint8(baseline), to_uint8(video)),
+        "largest_frame_error": float(error.mean((1, 2, 3)).max()),
     }
 
 
-def measure(video: np.ndarray, truth: Videos) -> dict[str, float]:
-    """Return the measures of the other groups. truth: of this video alone, B = 1."""
-    true_video = to_uint8(truth.frames[0])
-    truth = replace(truth, frames=_as_torch(true_video))  # both through the same rounding
-    made = _as_torch(video)
-    subject, input_subject = _subject(video, made, truth, true_video[0])
-    background, input_background = _background(video, truth.path[0].numpy(), true_video[0])
+def psnr_of(squared_levels: float) -> float:
+    """Return the PSNR in dB of a mean squared error in levels of 255."""
+    return min(MOST_DB, float(20 * np.log10(255) - 10 * np.log10(max(squared_levels, 1e-12))))
+
+
+def distance_to_truth(video: np.ndarray, truth: Videos) -> dict[str, float]:
+    """Return the measures of the group "truth". truth: of this video alone, B = 1."""
+    truth, made = _as_saved(truth), _as_torch(to_uint8(video))
     return {
         "psnr_to_truth": psnr(truth.frames[:, LATE], made[:, LATE]).item(),
         "direction_right": 100 * directions_right(truth, made).float().item(),
+    }
+
+
+def stand_ins(video: np.ndarray, truth: Videos) -> dict[str, float]:
+    """Return the measures of the group "stand-in"."""
+    truth, video = _as_saved(truth), to_uint8(video)
+    true_video = (truth.frames[0] * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    subject, input_subject = _subject(video, _as_torch(video), truth, true_video[0])
+    background, input_background = _background(video, truth.path[0].numpy(), true_video[0])
+    return {
         "subject_consistency": subject,
         "background_consistency": background,
         "motion_smoothness": motion_smoothness(video),
@@ -138,6 +157,11 @@ def measure(video: np.ndarray, truth: Videos) -> dict[str, float]:
         "input_subject": input_subject,
         "input_background": input_background,
     }
+
+
+def _as_saved(truth: Videos) -> Videos:
+    """Return the truth through the same rounding as a made video."""
+    return replace(truth, frames=_as_torch(to_uint8(to_uint16(truth.frames[0]))))
 
 
 def flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:

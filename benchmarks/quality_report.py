@@ -37,19 +37,30 @@ def markdown(results: dict) -> str:
 
 
 def _head(results: dict) -> str:
-    sampling, versions = results["sampling"], results["versions"]
+    sampling = results["sampling"]
     count = sampling["frames"] * sampling["seeds"]
-    names = ", ".join(f"{name} {version}" for name, version in versions.items())
-    lines = [
-        "# Quality on the tiny SVD",
-        f"`{results['command']}`, {results['date']}, {results['device']}. {names}.",
+    videos = (
         f"{count} videos of each variant: {sampling['frames']} unseen first frames, "
-        f"{sampling['seeds']} seeds for each, {sampling['steps']} steps, {sampling['settings']}. "
-        f"Weights `{results['weights']['file']}`, sha256 `{results['weights']['sha256'][:16]}`.",
+        f"{sampling['seeds']} seeds for each, {sampling['steps']} steps, {sampling['settings']}."
+    )
+    stand_ins = (
+        "The eight stand-ins take the place of VBench's dimensions without its networks; they are "
+        "not VBench scores."
+    )
+    return f"{heading(results, 'Quality on the tiny SVD', videos)}\n\n{stand_ins}"
+
+
+def heading(results: dict, title: str, videos: str) -> str:
+    """Return a report's title and how it was measured."""
+    names = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    weights = results["weights"]
+    lines = [
+        f"# {title}",
+        f"`{results['command']}`, {results['date']}, {results['device']}. {names}.",
+        f"{videos} Weights `{weights['file']}`, sha256 `{weights['sha256'][:16]}`.",
         "Intervals: the videos of one first frame are averaged, then first frames are drawn anew "
         "(percentile bootstrap). They are not corrected for the number of comparisons: of 20 "
-        "intervals around a true 0, about one leaves it out. The eight stand-ins take the place of "
-        "VBench's dimensions without its networks; they are not VBench scores.",
+        "intervals around a true 0, about one leaves it out.",
     ]
     if len(results["pack_sources"]) > 1:
         lines.append("The videos were made by more than one state of the pack's sources.")
@@ -64,7 +75,7 @@ def _distances(results: dict, measures: list[dict]) -> str:
         summary = results["summary"][variant["name"]]
         cells = [_with_interval(summary[m["name"]], m["decimals"]) for m in measures]
         rows.append([variant["title"], *cells])
-    return _table(["variant", *(m["title"] for m in measures)], rows)
+    return table_text(["variant", *(m["title"] for m in measures)], rows)
 
 
 def _means(results: dict, measures: list[dict]) -> str:
@@ -77,7 +88,7 @@ def _means(results: dict, measures: list[dict]) -> str:
         summary = results["summary"][variant["name"]]
         cells = [_number(summary[m["name"]]["mean"], m["decimals"]) for m in measures]
         rows.append([variant["title"], *cells])
-    return _table(["variant", *(m["title"] for m in measures)], rows)
+    return table_text(["variant", *(m["title"] for m in measures)], rows)
 
 
 def _differences(results: dict, measures: list[dict]) -> str:
@@ -85,9 +96,11 @@ def _differences(results: dict, measures: list[dict]) -> str:
     for variant in results["variants"]:
         summary = results["summary"][variant["name"]]
         if variant["name"] != results["baseline"]:
-            cells = [_difference(summary[m["name"]]["difference"], m["decimals"]) for m in measures]
+            cells = [
+                difference_text(summary[m["name"]]["difference"], m["decimals"]) for m in measures
+            ]
             rows.append([variant["title"], *cells])
-    return _table(["variant", *(m["title"] for m in measures)], rows)
+    return table_text(["variant", *(m["title"] for m in measures)], rows)
 
 
 def _order(results: dict, name: str, order: dict) -> str:
@@ -108,7 +121,7 @@ def _order(results: dict, name: str, order: dict) -> str:
         "second win (where neither direction is better: in which it is higher); the rest are "
         "equal.\n\n"
     )
-    return text + _table(["measure", "", "means", *pairs], rows)
+    return text + table_text(["measure", "", "means", *pairs], rows)
 
 
 def _ranked(names: list[str], summary: dict, measure: str, titles: dict) -> str:
@@ -121,7 +134,7 @@ def _ranked(names: list[str], summary: dict, measure: str, titles: dict) -> str:
 
 def _pair(pair: dict, decimals: int) -> str:
     wins = f"{pair['won_by_first']}:{pair['won_by_second']} of {pair['videos']}"
-    return f"{_difference(pair, decimals)}, {wins}"
+    return f"{difference_text(pair, decimals)}, {wins}"
 
 
 def _variants(variants: list[dict]) -> str:
@@ -130,7 +143,7 @@ def _variants(variants: list[dict]) -> str:
         [v["title"], v["meaning"], ", ".join(str(count) for count in v["evaluations"])]
         for v in variants
     ]
-    return _table(["variant", "settings", "UNet evaluations"], rows)
+    return table_text(["variant", "settings", "UNet evaluations"], rows)
 
 
 def _definitions(measures: list[dict]) -> str:
@@ -138,7 +151,7 @@ def _definitions(measures: list[dict]) -> str:
     for m in measures:
         kind = "stand-in: " if m["group"] == "stand-in" else ""
         rows.append([m["title"], BETTER.get(m["better"], "neither"), kind + m["definition"]])
-    return _table(["measure", "", "definition"], rows)
+    return table_text(["measure", "", "definition"], rows)
 
 
 def _number(value: float, decimals: int) -> str:
@@ -159,14 +172,16 @@ def leaves_out_zero(entry: dict, decimals: int) -> bool:
     return round(entry["low"], decimals) > 0 or round(entry["high"], decimals) < 0
 
 
-def _difference(entry: dict, decimals: int) -> str:
+def difference_text(entry: dict, decimals: int) -> str:
+    """Return a difference with its interval, bold where that leaves out 0."""
     text = f"{entry['mean']:+.{decimals}f}"
     if entry["low"] is not None:
         text += f" [{entry['low']:+.{decimals}f}, {entry['high']:+.{decimals}f}]"
     return f"**{text}**" if leaves_out_zero(entry, decimals) else text
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table_text(head: list[str], rows: list[list[str]]) -> str:
+    """Return a markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from machine import cpu_name
 from private_comfyui.install import comfyui_version, current_host
-from quality_measures import MEASURES, to_uint8
+from quality_measures import MEASURES, to_uint8, to_uint16
 from quality_report import write_sheet
 from quality_sampling import REFERENCES, Run, Task, read_video, true_video
 from quality_statistics import orders, summarise
+from quality_tables import TABLES
 from quality_variants import BASELINE, ORDERS, Variant
 from video_world import DIRECTION_NAMES
 
@@ -26,7 +27,10 @@ DIGITS = 6  # that are kept of every number
 def collect(
     variants: list[Variant], pairs: list[tuple[int, int]], records: dict[Task, dict]
 ) -> dict:
-    """Return values, means, paired differences and orders. pairs: (frame, seed) of each video."""
+    """Return the guidance table's values, means, paired differences and orders.
+
+    pairs: (frame, seed) of each video.
+    """
     frames = [frame for frame, _ in pairs]
     chosen = {v.name: [records[Task.of(v.name, *pair)] for pair in pairs] for v in variants}
     measures = [asdict(measure) for measure in MEASURES]
@@ -116,8 +120,9 @@ def write_sheets(folder: Path, run: Run, variants: list[Variant], num_frames: in
         if direction in seen:
             continue
         seen.add(direction)
-        videos = [read_video(Task.of(v.name, frame, 0).file(run))[0] for v in variants]
+        videos = [to_uint16(truth.frames[0])]
+        videos += [read_video(Task.of(v.name, frame, 0).file(run))[0] for v in variants]
         titles = [f"truth, first frame {frame}", *(variant.title for variant in variants)]
-        paths.append(folder / f"quality_{direction}.jpg")
-        write_sheet(paths[-1], [to_uint8(truth.frames[0]), *videos], titles)
+        paths.append(folder / f"{TABLES[run.table].file}_{direction}.jpg")
+        write_sheet(paths[-1], [to_uint8(video) for video in videos], titles)
     return paths

@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
-from quality_variants import BASELINE, BY_NAME
+from quality_tables import BY_NAME, TABLES
+from quality_variants import Variant
 
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
@@ -35,8 +36,13 @@ MEASURE_SOURCES = (
 
 @dataclass(frozen=True)
 class Run:
-    """What all videos of a run share: the weights, the folder for its files, the steps."""
+    """What all videos of a run share.
 
+    table: its name. folder: for its files. steps: of the sampler, where a variant has none of its
+    own.
+    """
+
+    table: str
     weights: Path
     folder: Path
     steps: int
@@ -45,7 +51,7 @@ class Run:
     def records(self) -> Path:
         """The file with a line for each video; another one when the measures' sources change."""
         digest = _digest(source.read_bytes() for source in MEASURE_SOURCES)
-        return self.folder / f"measures-{digest}.jsonl"
+        return self.folder / f"measures-{self.table}-{digest}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -94,16 +100,15 @@ def finished_records(run: Run) -> dict[Task, dict]:
 def finish_all(run: Run, tasks: list[Task], jobs: int) -> Iterator[dict]:
     """Yield the record of each task when it is finished, and append it to the run's file.
 
-    Baselines come first: the others are measured against them.
+    References come before what is measured against them.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    baselines = [task for task in tasks if task.variant == BASELINE.name]
-    others = [task for task in tasks if task.variant != BASELINE.name]
+    phases = [[task for task in tasks if _depth(task.variant) == depth] for depth in range(3)]
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")  # for the workers' torch
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker)
     try:
         with run.records.open("a") as file:
-            for phase in (baselines, others):
+            for phase in phases:
                 for future in as_completed([pool.submit(finish, run, task) for task in phase]):
                     record = future.result()
                     file.write(json.dumps(record) + "\n")
@@ -111,6 +116,13 @@ def finish_all(run: Run, tasks: list[Task], jobs: int) -> Iterator[dict]:
                     yield record
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _depth(name: str) -> int:
+    """Return how many references lie between a variant and its baseline."""
+    if name in REFERENCES or BY_NAME[name].reference == name:
+        return 0
+    return 1 + _depth(BY_NAME[name].reference)
 
 
 def _start_worker() -> None:
@@ -126,14 +138,15 @@ def finish(run: Run, task: Task) -> dict:
     truth = true_video(task.frame)
     if task.variant in REFERENCES:
         video = sampler.reference(task.variant, truth)
-        return {"task": asdict(task), "values": sampler.measures.measure(video, truth)}
+        return {"task": asdict(task), "values": sampler.measure(video, truth)}
     if not task.file(run).exists():
         write_video(task.file(run), *sampler.sample(task, truth))
     video, facts = read_video(task.file(run))
-    baseline = Task.of(BASELINE.name, task.frame, task.seed)
-    reference, _ = read_video(baseline.file(run))
+    variant = BY_NAME[task.variant]
+    reference, _ = read_video(Task.of(variant.reference, task.frame, task.seed).file(run))
     values = sampler.measures.distance_to_baseline(reference, video)
-    values |= sampler.measures.measure(video, truth)
+    if variant.test == "ordinary":
+        values |= sampler.measure(video, truth)
     return {"task": asdict(task), "facts": facts, "values": values}
 
 
@@ -151,7 +164,7 @@ def _true_batch(batch: int):
 
 
 def write_video(file: Path, video, facts: dict) -> None:
-    """Write a video (T, H, W, 3), uint8, whole or not at all."""
+    """Write a video (T, H, W, 3), uint16, whole or not at all."""
     import numpy as np
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -190,51 +203,92 @@ class Sampler:
         import cv2
         import quality_measures
         import torch
-        from comfy_extras.nodes_video_model import VideoLinearCFGGuidance
-        from evaluate import MIN_CFG
-        from tiny_svd.demo_nodes import watch_evaluations
+        from host_nodes import HostNodes
         from tiny_svd.loader import load_tiny_svd
+        from vcut.comfy_adapter.cost_reading import build_on_meta, measure_on_meta
+        from video_world import NUM_FRAMES, SIZE
 
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         comfy.utils.set_progress_bar_enabled(False)
-        self.run, self.measures, self.watch = run, quality_measures, watch_evaluations
-        model, self.clip_vision, self.vae = load_tiny_svd(run.weights)
-        (self.model,) = VideoLinearCFGGuidance().patch(model, MIN_CFG)
+        self.run, self.measures, self.nodes = run, quality_measures, HostNodes()
+        self.model, self.clip_vision, self.vae = load_tiny_svd(run.weights)
+        unet = build_on_meta(self.model.model.model_config.unet_config)
+        # Convolutions and linear layers, as WorkMeter counts them.
+        self.evaluation_macs = measure_on_meta(unet, SIZE, SIZE, NUM_FRAMES).macs("CL")
         self.pack_sources = _pack_sources()
 
     def reference(self, name: str, truth):
-        """Return the true video (T, H, W, 3), uint8, as it is or as the VAE decodes it."""
+        """Return the true video (T, H, W, 3), uint16, as it is or as the VAE decodes it."""
         from evaluate import through_vae
 
         frames = truth.frames[0]
-        return self.measures.to_uint8(frames if name == "truth" else through_vae(self.vae, frames))
+        return self.measures.to_uint16(frames if name == "truth" else through_vae(self.vae, frames))
+
+    def measure(self, video, truth) -> dict[str, float]:
+        """Return what the run's table shows of a video beside its distance to the baseline."""
+        values = self.measures.distance_to_truth(video, truth)
+        return values | (
+            self.measures.stand_ins(video, truth) if TABLES[self.run.table].stand_ins else {}
+        )
 
     def sample(self, task: Task, truth) -> tuple:
-        """Return the video (T, H, W, 3), uint8, and facts about its making."""
-        from evaluate import generate
+        """Return the video (T, H, W, 3), uint16, and facts about its making."""
+        import torch
+        from tiny_svd.demo_nodes import watch_evaluations
+        from work_meter import WorkMeter
 
-        model = BY_NAME[task.variant].apply(self.model)
+        variant = BY_NAME[task.variant]
+        sampler, job = self._job(variant, truth, task.noise_seed)
+        model = self._patched(variant)
+        unet = self.model.model.diffusion_model
         evaluations = []
         started = time.perf_counter()
-        with self.watch(self.model.model.diffusion_model, evaluations.extend):
-            frames = generate(
-                model, self.clip_vision, self.vae, truth.frames[0, 0], int(truth.motion_bucket[0]),
-                task.noise_seed, self.run.steps,
-            )  # fmt: skip
+        with torch.inference_mode():
+            with watch_evaluations(unet, evaluations.extend), WorkMeter(unet) as meter:
+                latent = sampler(self.nodes, model, job)
+            (frames,) = self.nodes.call("VAEDecode", samples=latent, vae=self.vae)
         facts = {
             "evaluations": len(evaluations),
+            "work": round(meter.macs / self.evaluation_macs, 2),
             "elapsed_s": round(time.perf_counter() - started, 2),
             "pack_sources": self.pack_sources,
         }
-        return self.measures.to_uint8(frames), facts
+        return self.measures.to_uint16(frames[..., :3].movedim(-1, 1).float()), facts
+
+    def _job(self, variant: Variant, truth, seed: int) -> tuple:
+        """Return the sampler that a variant runs, and its job."""
+        from evaluate import CFG
+        from sampling_jobs import Job, align_your_steps, one_sampler
+        from video_world import FPS, NUM_FRAMES, SIZE
+
+        positive, negative, latent = self.nodes.call(
+            "SVD_img2vid_Conditioning", clip_vision=self.clip_vision, vae=self.vae,
+            init_image=truth.frames[0, 0].movedim(0, -1)[None], width=SIZE, height=SIZE,
+            video_frames=NUM_FRAMES, motion_bucket_id=int(truth.motion_bucket[0]), fps=FPS,
+        )  # fmt: skip
+        is_stress = variant.test == "stress"
+        job = Job(
+            negative if is_stress else positive, negative, latent, variant.steps or self.run.steps,
+            cfg=1.0 if is_stress else CFG, seed=seed,
+        )  # fmt: skip
+        return align_your_steps if variant.schedule == "align_your_steps" else one_sampler, job
+
+    def _patched(self, variant: Variant):
+        """Return a clone of the model through the variant's nodes."""
+        from evaluate import MIN_CFG
+        from rivals import RIVALS
+
+        model = self.model
+        for node_id, inputs in variant.nodes:
+            rival = RIVALS.get(node_id)
+            patch = self.nodes.patch
+            model = rival(model, **inputs) if rival else patch(node_id, model, **inputs)
+        return self.nodes.patch("VideoLinearCFGGuidance", model, min_cfg=MIN_CFG)
 
 
 def _pack_sources() -> str:
     """Return a digest of the pack's method and adapter as they were imported."""
-    import vcut.nodes.guidance_scheduler
-    import vcut.nodes.patch_svd_model  # noqa: F401  with the adapter and what it uses
-
     parts = ("vcut.vcut_core.", "vcut.comfy_adapter")
     modules = [module for name, module in sorted(sys.modules.items()) if name.startswith(parts)]
     return _digest(Path(module.__file__).read_bytes() for module in modules)

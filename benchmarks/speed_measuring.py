@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from host_nodes import HostNodes
 from live_memory import LiveMemory
-from speed_variants import Job, Variant
+from sampling_jobs import Job
+from speed_variants import Variant
 
 WARM_UP_STEPS = 2
 

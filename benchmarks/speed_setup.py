@@ -7,7 +7,7 @@ from datetime import date
 
 from host_nodes import ROOT, BenchError, HostNodes
 from machine import cpu_name
-from speed_variants import Job
+from sampling_jobs import Job
 
 BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 FULL_SIZE = ("svd", "svd_xt")

@@ -3,84 +3,14 @@
 Cuts count in 25 steps; a run of another length cuts in proportion, as the nodes do.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from host_nodes import HostNodes
+from sampling_jobs import PAPER_STEPS, Job, align_your_steps, one_sampler, scaled, two_samplers
 
-PAPER_STEPS = 25
-AYS_STEPS = 10
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is sampled: a picture's conditioning and the stock sampler's settings."""
-
-    positive: list
-    negative: list
-    latent: dict
-    steps: int
-    cfg: float = 2.5
-    seed: int = 0
-    sampler: str = "euler"
-    scheduler: str = "karras"
-
-    def inputs(self) -> dict[str, Any]:
-        """Return the inputs that the core's samplers share."""
-        return {
-            "cfg": self.cfg,
-            "positive": self.positive,
-            "negative": self.negative,
-            "latent_image": self.latent,
-        }
-
-
-def one_sampler(nodes: HostNodes, model, job: Job) -> dict:
-    """KSampler, as in the stock graph."""
-    names = {"sampler_name": job.sampler, "scheduler": job.scheduler}
-    (latent,) = nodes.call(
-        "KSampler", model=model, seed=job.seed, steps=job.steps, **names, **job.inputs()
-    )
-    return latent
-
-
-def two_samplers(nodes: HostNodes, model, job: Job, cut_step: int = 17) -> dict:
-    """Two KSampler (Advanced), the second without guidance from ``cut_step`` on."""
-    first_unguided = _scaled(cut_step - 1, job.steps)  # counted from 0
-    shared = {
-        "model": model,
-        "noise_seed": job.seed,
-        "steps": job.steps,
-        "sampler_name": job.sampler,
-        "scheduler": job.scheduler,
-        **job.inputs(),
-    }
-    first = {"end_at_step": first_unguided, "return_with_leftover_noise": "enable"}
-    (half_done,) = nodes.call("KSamplerAdvanced", **shared | first)
-    rest = {"add_noise": "disable", "start_at_step": first_unguided, "cfg": 1.0}
-    (latent,) = nodes.call("KSamplerAdvanced", **shared | rest | {"latent_image": half_done})
-    return latent
-
-
-def align_your_steps(nodes: HostNodes, model, job: Job) -> dict:
-    """SamplerCustom on the schedule of Align Your Steps, 10 steps where the others take 25."""
-    (sigmas,) = nodes.call(
-        "AlignYourStepsScheduler", model_type="SVD", steps=align_your_steps_count(job.steps)
-    )
-    (sampler,) = nodes.call("KSamplerSelect", sampler_name=job.sampler)
-    custom = {"noise_seed": job.seed, "sampler": sampler, "sigmas": sigmas}
-    return nodes.call("SamplerCustom", model=model, **custom, **job.inputs())[0]
-
-
-def align_your_steps_count(steps: int) -> int:
-    """Return the steps of Align Your Steps beside runs of ``steps``."""
-    return max(2, _scaled(AYS_STEPS, steps))
-
-
-def _scaled(count: int, steps: int) -> int:
-    return math.floor(count * steps / PAPER_STEPS + 0.5)
+AYS_STEPS = 10  # where the others take 25
 
 
 @dataclass(frozen=True, eq=False)  # told apart by identity: inputs cannot be hashed
@@ -112,11 +42,11 @@ class Variant:
 
     def steps(self, steps: int) -> int:
         """Return the steps that this variant takes beside runs of ``steps``."""
-        return align_your_steps_count(steps) if self.sampler is align_your_steps else steps
+        return max(2, scaled(AYS_STEPS, steps)) if self.sampler is align_your_steps else steps
 
     def sample(self, nodes: HostNodes, model, job: Job):
         """Return the latent (T, 4, H/8, W/8) that the patched ``model`` makes."""
-        return self.sampler(nodes, model, job)["samples"]
+        return self.sampler(nodes, model, replace(job, steps=self.steps(job.steps)))["samples"]
 
 
 def _affine(temporal: str = "cached") -> tuple[str, dict]:
@@ -129,6 +59,10 @@ def _cut(cut_step: int) -> tuple[str, dict]:
 
 def _slices(scope: str) -> tuple[str, dict]:
     return "VCUT_FeatureSlicer", {"slices": 8, "scope": scope}
+
+
+def _pace(pace: str) -> tuple[str, dict]:
+    return "VCUT_StepCache", {"pace": pace}
 
 
 _VCUT = (_affine(), _cut(17))
@@ -148,6 +82,12 @@ VARIANTS = (
     Variant("blocks", "8 slices, blocks", "vcut", (_slices("blocks"),)),
     Variant("everything", "8 slices, everything", "vcut", (_slices("everything"),)),
     Variant("cut_17_blocks", "VCUT cached, c = 17, 8 slices", "vcut", (*_VCUT, _slices("blocks"))),
+    Variant("careful", "Step cache, careful", "vcut", (_pace("careful"),)),
+    Variant("balanced", "Step cache, balanced", "vcut", (_pace("balanced"),)),
+    Variant("fast", "Step cache, fast", "vcut", (_pace("fast"),)),
+    Variant("cut_17_careful", "VCUT c = 17, careful", "vcut", (*_VCUT, _pace("careful"))),
+    Variant("cut_17_balanced", "VCUT c = 17, balanced", "vcut", (*_VCUT, _pace("balanced"))),
+    Variant("cut_17_fast", "VCUT c = 17, fast", "vcut", (*_VCUT, _pace("fast"))),
     Variant("two_samplers", "Two samplers, cfg 1 from step 17", "other", sampler=two_samplers),
     Variant("easycache", "EasyCache", "other", (_EASY,)),
     Variant("lazycache", "LazyCache", "other", (_LAZY,)),

@@ -14,8 +14,9 @@ import pytest
 import speed_setup
 import torch
 from host_nodes import BenchError
+from sampling_jobs import Job
 from speed_measuring import measure_run, measure_side_by_side
-from speed_variants import VARIANTS, Job, choose, extra_variants
+from speed_variants import VARIANTS, choose, extra_variants
 
 BENCH = Path(__file__).resolve().parents[2] / "benchmarks"
 
