@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--frames", type=positive, default=64, help="unseen first frames")
     parser.add_argument("--seeds", type=positive, default=2, help="for each of them")
     parser.add_argument(
-        "--rival-frames", type=positive, default=32, help="for each rival, with the first seed"
+        "--few", type=positive, default=32, help="first frames of a rival, with the first seed"
     )
     parser.add_argument(
         "--variants",
@@ -89,12 +89,12 @@ def measure_and_report(options: argparse.Namespace) -> None:
     run = Run(table.name, options.weights.resolve(), folder, options.steps)
     variants = _chosen(table, options.variants)
     pairs = [(frame, seed) for seed in range(options.seeds) for frame in range(options.frames)]
-    few = [(frame, 0) for frame in range(min(options.rival_frames, options.frames))]
+    few = [(frame, 0) for frame in range(min(options.few, options.frames))]
     tasks = [Task.of(name, frame, 0) for frame in range(options.frames) for name in REFERENCES]
     tasks += [
         Task.of(variant.name, *pair)
         for variant in variants
-        for pair in (few if variant.name in table.rivals else pairs)
+        for pair in (few if variant.name in table.few else pairs)
     ]
     records = finished_records(run)
     todo = [task for task in tasks if task not in records]

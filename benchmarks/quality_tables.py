@@ -11,14 +11,14 @@ from quality_variants import Variant
 class Table:
     """What is compared in one run.
 
-    rivals: names of variants of which fewer videos are made. stand_ins: whether the stand-ins for
+    few: names of variants of which fewer videos are made. stand_ins: whether the stand-ins for
     VBench are measured too.
     """
 
     name: str
     file: str
     variants: tuple[Variant, ...]
-    rivals: frozenset[str] = frozenset()
+    few: frozenset[str] = frozenset()
     stand_ins: bool = True
 
 
@@ -30,7 +30,7 @@ TABLES = {
             "step_cache",
             "quality_step_cache",
             step_cache_variants.VARIANTS,
-            frozenset(variant.name for variant in step_cache_variants.RIVALS),
+            step_cache_variants.FEW,
             stand_ins=False,
         ),
     )

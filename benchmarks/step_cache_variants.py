@@ -75,6 +75,8 @@ def stress(name: str) -> str:
 OURS = _with_stress((BASELINE, *_ours()))
 RIVALS = _with_stress(tuple(replace(variant, kind="rival") for variant in _rivals()))
 VARIANTS = (*OURS, *RIVALS)
+# Fewer videos are made of these: rivals, and 40 steps, which take long.
+FEW = frozenset(v.name for v in VARIANTS if v in RIVALS or "_40" in v.name)
 
 # Ours and a rival of the same cost, or of more.
 PAIRS = (

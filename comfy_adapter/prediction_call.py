@@ -4,6 +4,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
+import comfy.k_diffusion.sampling
+
 from ..vcut_core.calls import PredictionCall
 from ..vcut_core.technique import Technique
 from .other_patches import step_cache_of_another_pack
@@ -18,8 +20,9 @@ def prediction_call(
     model_options: dict,
     techniques: Sequence[Technique],
     count_evaluations: Callable[[], int],
+    sampler,
 ) -> PredictionCall:
-    """Return the call for the host's arguments."""
+    """Return the call for the host's arguments. sampler: the host's, None where it is unknown."""
     options = model_options["transformer_options"]
     sigmas = cache(lambda: tuple(options["sample_sigmas"].tolist()))
 
@@ -39,7 +42,15 @@ def prediction_call(
         phase=phase,
         count_evaluations=count_evaluations,
         must_compute=reason,
+        takes_euler_steps=_is_euler(sampler),
     )
+
+
+def _is_euler(sampler) -> bool:
+    """Whether a sampler is euler, or ddim, which the host samples by it; without added noise."""
+    function = getattr(sampler, "sampler_function", None)
+    options = getattr(sampler, "extra_options", {})
+    return function is comfy.k_diffusion.sampling.sample_euler and not options.get("s_churn")
 
 
 def _active_parts(conds: dict[str, list[dict]], sigma: float) -> Iterator[Hashable]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import comfy.model_patcher
 import comfy.patcher_extension
@@ -72,6 +73,7 @@ class SamplingRun:
         self.counts = RunReport(self.techniques)
         self._unets: dict[torch.nn.Module, UNetInRun] = {}
         self._installed = ExitStack()
+        self._sampler: Any = None  # the host's, once it is known
         self._started_at: float | None = None  # of the first evaluation: loading is not sampling
 
     def memory_required(self):
@@ -107,6 +109,7 @@ class SamplingRun:
 
     def sampler_sample(self, executor, guider, *args, **kwargs):
         """SAMPLER_SAMPLE wrapper: runs after loading, when object patches are in place."""
+        self._sampler = executor.class_obj
         unet = guider.inner_model.diffusion_model
         modules = unet.modules() if isinstance(unet, torch.nn.Module) else ()
         # Another pack may have wrapped the UNet, or put an engine of its own there.
@@ -129,6 +132,7 @@ class SamplingRun:
             model_options,
             self.techniques,
             lambda: self.counts.unet_evaluations + self.counts.evaluations_saved,
+            self._sampler,
         )
 
         def predict(_call):

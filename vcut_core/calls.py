@@ -41,6 +41,7 @@ class PredictionCall(Call):
     count_evaluations: returns the UNet evaluations of the run so far, with those that other
         techniques left out.
     must_compute: why nothing else may stand in for this prediction.
+    takes_euler_steps: whether all that the sampler does with it is a step of Euler's method.
     """
 
     x: Tensor
@@ -49,6 +50,7 @@ class PredictionCall(Call):
     phase: Callable[[float], Hashable]
     count_evaluations: Callable[[], int]
     must_compute: str | None = None
+    takes_euler_steps: bool = False
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class RunCost:
         never_cut = GuidancePlan(tuple(sigmas[:-1]), self.num_steps)
         self.plan = settings.guidance.plan(sigmas) if settings.guidance else never_cut
         is_guided = [self.plan.is_guided(sigma) for sigma in sigmas[:-1]]
-        whole = StepCachePlan(tuple(sigmas[:-1]), (True,) * self.num_steps)
+        whole = StepCachePlan(tuple(sigmas), (True,) * self.num_steps)
         self.step_plan = (
             settings.step_cache.plan(sigmas, is_guided) if settings.step_cache else whole
         )

@@ -11,10 +11,10 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from .calls import PredictionCall
+from .predicted_path import KEPT_DTYPE, NUM_KEPT, PredictedPath
 from .schedule import is_rising, is_same
 from .technique import RunFacts, Technique
 
@@ -22,10 +22,6 @@ from .technique import RunFacts, Technique
 REFERENCE_SIGMAS = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
 LAST_POSITION = len(REFERENCE_SIGMAS) - 1
 HIGH_SIGMA = 4.0  # above it the farther of a pace's two distances holds
-HOLD_BELOW = 0.1  # sigma: from here on only noise is left to remove, so the last answer is kept
-TIME_SHIFT = 2.0  # the line is drawn over ln(sigma + 2), which slows down below it
-KEPT_DTYPE = torch.float32
-NUM_KEPT = 2
 
 Pace = Literal["balanced", "careful", "fast"]
 # Pace -> the farthest that two computed steps lie apart on the reference scale: above HIGH_SIGMA,
@@ -54,9 +50,10 @@ class StepCacheConfig:
         phases: of each step; predictions of another phase lie on another line, so the first step
         of each is computed. A rising schedule (unsampling) is computed whole.
         """
-        starts = tuple(sigmas[:-1])
+        sigmas = tuple(sigmas)
+        starts = sigmas[:-1]
         if is_rising(sigmas):
-            return StepCachePlan(starts, (True,) * len(starts))
+            return StepCachePlan(sigmas, (True,) * len(starts))
         is_computed: list[bool] = []
         last = 0  # computed step
         for step, sigma in enumerate(starts):
@@ -66,7 +63,7 @@ class StepCacheConfig:
             is_computed.append(step == 0 or phases[step] != phases[last] or is_too_far)
             if is_computed[step]:
                 last = step
-        return StepCachePlan(starts, tuple(is_computed))
+        return StepCachePlan(sigmas, tuple(is_computed))
 
 
 def _position(sigma: float) -> float:
@@ -83,30 +80,34 @@ def _position(sigma: float) -> float:
 
 @dataclass(frozen=True)
 class StepCachePlan:
-    """One run's decisions: the sigma at which each step starts, and whether it is computed."""
+    """One run's decisions: the schedule, and whether each of its steps is computed."""
 
-    starts: tuple[float, ...]
+    sigmas: tuple[float, ...]
     is_computed: tuple[bool, ...]
 
     @property
     def num_steps(self) -> int:
         """Steps in this run."""
-        return len(self.starts)
+        return len(self.is_computed)
 
     @property
     def num_computed(self) -> int:
         """Steps that are computed."""
         return sum(self.is_computed)
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether any step is not computed."""
+        return self.num_computed < self.num_steps
+
     def kept_bytes(self, latent_elements: int) -> int:
         """Return the bytes that a run keeps for latents of so many numbers."""
-        if self.num_computed == self.num_steps:
-            return 0
-        return NUM_KEPT * latent_elements * KEPT_DTYPE.itemsize
+        return NUM_KEPT * latent_elements * KEPT_DTYPE.itemsize if self.leaves_out else 0
 
     def step_at(self, sigma: float) -> int | None:
         """Return the step (from 0) that starts at ``sigma``, None where none does."""
-        return next((k for k, start in enumerate(self.starts) if is_same(start, sigma)), None)
+        starts = enumerate(self.sigmas[:-1])
+        return next((step for step, start in starts if is_same(start, sigma)), None)
 
 
 def steps_line(num_computed: int, num_steps: int) -> str:
@@ -130,9 +131,8 @@ class StepCache(Technique):
         self.num_predicted = 0
         self._num_steps = 0  # a run that starts again has them twice
         self._asked: set[int] = set()  # steps that the sampler has come to
-        self._kept: list[tuple[float, Tensor]] = []  # sigma and prediction of the computed ones
-        self._phase: Hashable = None  # of the kept ones
-        self._dtype = KEPT_DTYPE  # of the predictions
+        self._path = PredictedPath()
+        self._phase: Hashable = None  # of the path
         self._evaluations = 0  # that the last computed one took
         self._is_complete = True
 
@@ -142,24 +142,34 @@ class StepCache(Technique):
         """Return the denoised latent, computed or predicted; never a tensor that is kept."""
         if call.must_compute is not None:
             self.fallbacks[call.must_compute] += 1
-            self._kept.clear()
+            self._path.clear()
             return compute(call)
         # One read of sigma each prediction: which branch to take cannot be known without it.
         sigma = call.sigma()
         plan, step = self._place(call, sigma)
-        if plan.num_computed == plan.num_steps:
+        if not plan.leaves_out:
             return compute(call)
-        if step is not None and not plan.is_computed[step] and self._fits(call, sigma):
+        self._follow(call.phase(sigma))
+        fits = self._path.fits(call.x)
+        if step is not None and not plan.is_computed[step] and fits:
             self.num_predicted += 1
             self.evaluations_saved += self._evaluations
-            return _predict(self._kept, sigma).to(self._dtype)
+            return self._path.predict(sigma, plan.sigmas[step + 1])
+        before = call.count_evaluations()
+        output = answer = compute(call)
+        self._evaluations = call.count_evaluations() - before
         if step is None:
             self.fallbacks[BETWEEN_STEPS] += 1
-        before = call.count_evaluations()
-        output = compute(call)
-        self._evaluations = call.count_evaluations() - before
-        self._keep(sigma, output, call.phase(sigma))
-        return output
+        elif fits and call.takes_euler_steps:  # others weigh it in ways of their own
+            answer = self._path.correct(sigma, plan.sigmas[step + 1], output)
+        self._path.add(sigma, output)
+        return answer
+
+    def _follow(self, phase: Hashable) -> None:
+        """Begin a new path where the phase is another."""
+        if phase != self._phase:
+            self._path.clear()
+            self._phase = phase
 
     def _place(self, call: PredictionCall, sigma: float) -> tuple[StepCachePlan, int | None]:
         """Return the plan, and the step that the sampler comes to, None where it comes again."""
@@ -171,27 +181,12 @@ class StepCache(Technique):
             step = plan.step_at(sigma)
             self._num_steps += plan.num_steps
             self._asked.clear()
-            self._kept.clear()
+            self._path.clear()
             self.facts.announce(self, [steps_line(plan.num_computed, plan.num_steps)])
         if step is None or step in self._asked:
             return plan, None
         self._asked.add(step)
         return plan, step
-
-    def _fits(self, call: PredictionCall, sigma: float) -> bool:
-        """Whether what is kept lies on the line of the asked prediction."""
-        if not self._kept or self._phase != call.phase(sigma):
-            return False
-        last = self._kept[-1][1]
-        return last.shape == call.x.shape and last.device == call.x.device
-
-    def _keep(self, sigma: float, output: Tensor, phase: Hashable) -> None:
-        if self._kept and (phase != self._phase or self._kept[-1][1].shape != output.shape):
-            self._kept.clear()
-        others = [(old, kept) for old, kept in self._kept if not is_same(old, sigma)]
-        own = output.to(KEPT_DTYPE, copy=True)  # samplers may write into what they are given
-        self._kept = [*others, (sigma, own)][-NUM_KEPT:]
-        self._phase, self._dtype = phase, output.dtype
 
     def finish(self, is_complete: bool) -> None:
         """Take note of whether the sampler came to every step."""
@@ -219,15 +214,5 @@ class StepCache(Technique):
             "num_steps": self._num_steps,
             "num_computed_steps": self.num_computed,
             "evaluations_saved": self.evaluations_saved,
-            "bytes": sum(kept.nbytes for _, kept in self._kept),
+            "bytes": self._path.nbytes,
         }
-
-
-def _predict(kept: Sequence[tuple[float, Tensor]], sigma: float) -> Tensor:
-    """Return the prediction at ``sigma`` on the line through the last two kept, a new tensor."""
-    last_sigma, last = kept[-1]
-    if len(kept) < NUM_KEPT or sigma < HOLD_BELOW:
-        return last.clone()
-    before_sigma, before = kept[-2]
-    start, end, wanted = (math.log(s + TIME_SHIFT) for s in (before_sigma, last_sigma, sigma))
-    return torch.lerp(before, last, (wanted - start) / (end - start))

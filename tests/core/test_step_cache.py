@@ -153,7 +153,8 @@ NEAR = [700.0, 600.0, 500.0, 54.5, 0.0]
 
 
 def test_last_answer_is_kept_while_there_is_only_one():
-    assert Run(NEAR).ask_all() == [700.0, 700.0, 500.0, 54.5]
+    run = Run(NEAR)
+    assert run.ask_all()[:2] == [700.0, 700.0] and run.asked == [700.0, 500.0, 54.5]
 
 
 def test_answers_do_not_share_memory_with_what_is_kept():
