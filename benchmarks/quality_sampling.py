@@ -235,12 +235,14 @@ class Sampler:
     def sample(self, task: Task, truth) -> tuple:
         """Return the video (T, H, W, 3), uint16, and facts about its making."""
         import torch
+        from evaluate import MIN_CFG
         from tiny_svd.demo_nodes import watch_evaluations
         from work_meter import WorkMeter
 
         variant = BY_NAME[task.variant]
         sampler, job = self._job(variant, truth, task.noise_seed)
-        model = self._patched(variant)
+        model = patched(self.nodes, self.model, variant)
+        model = self.nodes.patch("VideoLinearCFGGuidance", model, min_cfg=MIN_CFG)
         unet = self.model.model.diffusion_model
         evaluations = []
         started = time.perf_counter()
@@ -274,17 +276,15 @@ class Sampler:
         )  # fmt: skip
         return align_your_steps if variant.schedule == "align_your_steps" else one_sampler, job
 
-    def _patched(self, variant: Variant):
-        """Return a clone of the model through the variant's nodes."""
-        from evaluate import MIN_CFG
-        from rivals import RIVALS
 
-        model = self.model
-        for node_id, inputs in variant.nodes:
-            rival = RIVALS.get(node_id)
-            patch = self.nodes.patch
-            model = rival(model, **inputs) if rival else patch(node_id, model, **inputs)
-        return self.nodes.patch("VideoLinearCFGGuidance", model, min_cfg=MIN_CFG)
+def patched(nodes, model, variant: Variant):
+    """Return a clone of ``model`` through the variant's nodes, ComfyUI's, ours and rivals."""
+    from rivals import RIVALS
+
+    for node_id, inputs in variant.nodes:
+        rival = RIVALS.get(node_id)
+        model = rival(model, **inputs) if rival else nodes.patch(node_id, model, **inputs)
+    return model
 
 
 def _pack_sources() -> str:

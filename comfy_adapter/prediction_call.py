@@ -47,10 +47,9 @@ def prediction_call(
 
 
 def _is_euler(sampler) -> bool:
-    """Whether a sampler is euler, or ddim, which the host samples by it; without added noise."""
+    """Whether a sampler is euler, or ddim, which the host samples by it."""
     function = getattr(sampler, "sampler_function", None)
-    options = getattr(sampler, "extra_options", {})
-    return function is comfy.k_diffusion.sampling.sample_euler and not options.get("s_churn")
+    return function is comfy.k_diffusion.sampling.sample_euler
 
 
 def _active_parts(conds: dict[str, list[dict]], sigma: float) -> Iterator[Hashable]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from quality_variants import BY_NAME, VARIANTS
+from quality_sampling import patched
+from quality_variants import VARIANTS
 
 BENCH = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -32,17 +33,17 @@ TRACES = {
 
 
 @pytest.fixture(scope="module")
-def sampled(tiny, traced):
+def sampled(tiny, nodes, traced):
     """Each variant's latent and trace over 25 steps, the same picture and seed."""
     conditioning = tiny.conditioning(frames=2, size=64)
     outputs = {}
     for variant in VARIANTS:
-        model, trace = traced(variant.apply(tiny.model))
+        model, trace = traced(patched(nodes, tiny.model, variant))
         outputs[variant.name] = tiny.sample(model, conditioning=conditioning), trace
     return outputs
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", [variant.name for variant in VARIANTS])
 def test_variant_evaluates_what_its_settings_say(sampled, name):
     assert sampled[name][1] == TRACES[name]
 

@@ -51,35 +51,56 @@ def _measured(change) -> dict[str, float]:
     """Return the measures of the moving square after ``change`` (in place) of its video."""
     video, truth = _moving_square()
     change(video)
-    return quality_measures.measure(video, truth)
+    return _of_truth(video, truth)
+
+
+def _of_truth(video, truth) -> dict[str, float]:
+    video = _levels(video)
+    return quality_measures.distance_to_truth(video, truth) | quality_measures.stand_ins(
+        video, truth
+    )
+
+
+def _levels(video: np.ndarray) -> np.ndarray:
+    """Return a video of 8 bits in 16."""
+    return video.astype(np.uint16) * quality_measures.LEVEL
 
 
 def test_every_measure_has_a_value():
     video, truth = _moving_square()
-    values = quality_measures.measure(video, truth) | quality_measures.distance_to_baseline(
-        video, video
-    )
+    values = _of_truth(video, truth) | quality_measures.distance_to_baseline(video, video)
     assert sorted(values) == sorted(measure.name for measure in quality_measures.MEASURES)
 
 
 def test_distance_to_the_baseline_of_a_constant_offset():
     # Error 10 everywhere: 20 log10(255 / 10) = 28.13 dB.
-    values = quality_measures.distance_to_baseline(_flat(100, 100), _flat(110, 90))
+    values = _distance(_flat(100, 100), _flat(110, 90))
     assert values["psnr_to_baseline"] == pytest.approx(28.1308, abs=1e-4)
     assert values["largest_frame_error"] == 10
+
+
+def _distance(baseline: np.ndarray, video: np.ndarray) -> dict[str, float]:
+    return quality_measures.distance_to_baseline(_levels(baseline), _levels(video))
 
 
 def test_largest_frame_error_is_that_of_the_worst_frame():
     baseline, video = _flat(100, 100, 100), _flat(100, 130, 101)
     # A quarter of the middle frame is right: its mean error is 22.5, more than 0 and 1.
     video[1, :32, :32] = 100
-    values = quality_measures.distance_to_baseline(baseline, video)
+    values = _distance(baseline, video)
     assert values["largest_frame_error"] == pytest.approx(22.5)
+
+
+def test_distance_is_taken_before_rounding_to_8_bits():
+    baseline = _levels(_flat(100, 100))
+    values = quality_measures.distance_to_baseline(baseline, baseline + 10)
+    # 10 of 65535 everywhere: 20 log10(6553.5) = 76.33 dB, where 8 bits would show no difference.
+    assert values["psnr_to_baseline"] == pytest.approx(76.3294, abs=1e-3)
 
 
 def test_equal_videos_have_no_distance():
     video = _pan(1)
-    assert quality_measures.distance_to_baseline(video, video) == {
+    assert _distance(video, video) == {
         "psnr_to_baseline": quality_measures.MOST_DB,
         "ssim_to_baseline": pytest.approx(1.0),
         "largest_frame_error": 0.0,
@@ -260,14 +281,16 @@ def test_patches_are_cut_around_the_given_centres():
 
 def test_pictures_are_rounded_as_comfyui_saves_them():
     frames = torch.tensor([-0.1, 0.0, 0.5, 1.0, 1.2]).view(5, 1, 1, 1).expand(5, 3, 2, 2)
-    assert quality_measures.to_uint8(frames)[:, 0, 0, 0].tolist() == [0, 0, 128, 255, 255]
+    levels = quality_measures.to_uint16(frames)
+    assert levels[:, 0, 0, 0].tolist() == [0, 0, 32768, 65535, 65535]
+    assert quality_measures.to_uint8(levels)[:, 0, 0, 0].tolist() == [0, 0, 128, 255, 255]
 
 
 def test_measures_of_generated_truth_are_near_the_ideal():
     truth = make_videos(4, seed=1, unseen=True)
     for index in range(4):
         one = truth.only(index)
-        values = quality_measures.measure(quality_measures.to_uint8(one.frames[0]), one)
+        values = quality_measures.stand_ins(quality_measures.to_uint16(one.frames[0]), one)
         speed = 0.01 * int(one.motion_bucket)
         assert values["dynamic_degree"] == pytest.approx(speed, rel=0.2)
         assert min(values[name] for name in CONSISTENCIES) > 97

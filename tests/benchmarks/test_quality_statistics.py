@@ -162,7 +162,7 @@ def test_contact_sheet_stays_below_its_limit(tmp_path):
 
 
 def test_half_a_line_of_a_killed_run_is_dropped_and_the_rest_kept(tmp_path):
-    run = quality_sampling.Run(Path("weights"), tmp_path, 25)
+    run = quality_sampling.Run("guidance", Path("weights"), tmp_path, 25)
     tasks = [quality_sampling.Task.of("baseline", frame, 0) for frame in range(2)]
     lines = [json.dumps({"task": vars(task), "values": {"db": 1}}) for task in tasks]
     run.records.write_text(lines[0] + "\n" + lines[1][:20])
@@ -171,7 +171,7 @@ def test_half_a_line_of_a_killed_run_is_dropped_and_the_rest_kept(tmp_path):
 
 
 def test_video_file_is_another_when_a_variants_settings_change():
-    run = quality_sampling.Run(Path("weights"), Path("work"), 25)
+    run = quality_sampling.Run("guidance", Path("weights"), Path("work"), 25)
     task = quality_sampling.Task.of("c17", 3, 1)
     other = quality_sampling.Task("c17", "other", 3, 1)
     assert task.file(run).name == "003_1.npz"

@@ -36,6 +36,12 @@ EVALUATIONS = {
     "blocks": 10,
     "everything": 10,
     "cut_17_blocks": 8,
+    "careful": 10,  # five steps have none to spare
+    "balanced": 10,
+    "fast": 10,
+    "cut_17_careful": 8,
+    "cut_17_balanced": 8,
+    "cut_17_fast": 8,
     "two_samplers": 8,
     "ays": 2 * 2,
     "cut_17_ays": 2 * 1 + 1,

@@ -12,6 +12,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from vcut.comfy_adapter import with_technique
 from vcut.vcut_core.guidance_cut import GuidanceConfig
+from vcut.vcut_core.predicted_path import PredictedPath
 from vcut.vcut_core.step_cache import StepCacheConfig
 
 import nodes as comfy_nodes
@@ -178,6 +179,41 @@ def test_samplers_of_two_evaluations_a_step_have_their_midpoints_computed(
     output, trace = run(with_technique(small, BALANCED), sampler=sampler)
     assert len(all_calls) - len(trace) == 11 and output.isfinite().all()
     assert f"computed between steps ({len(all_calls) - 25} calls)" in _last(summaries)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "is_corrected"),
+    [("euler", True), ("ddim", True), ("dpmpp_2m", False), ("euler_ancestral", False)],
+)
+def test_gap_is_made_up_for_where_the_sampler_takes_euler_s_step(
+    small, run, monkeypatch, sampler, is_corrected
+):
+    model = with_technique(small, FAST)
+    with_correction, _ = run(model, sampler=sampler)
+    monkeypatch.setattr(PredictedPath, "correct", lambda path, sigma, next_sigma, output: output)
+    without, _ = run(model, sampler=sampler)
+    assert torch.equal(with_correction, without) is not is_corrected
+
+
+def test_euler_that_leaves_the_schedule_with_noise_of_its_own_has_all_steps(
+    small, run, monkeypatch, summaries
+):
+    sampler = comfy.samplers.ksampler("euler", {"s_churn": 1.0})
+    monkeypatch.setattr(comfy.samplers, "sampler_object", lambda name: sampler)
+    _, trace = run(with_technique(small, FAST))
+    assert len(trace) == 25
+    assert "computed between steps (25 calls)" in _last(summaries)
+
+
+def test_correction_brings_the_run_nearer_to_the_whole_one(tiny, difference, monkeypatch):
+    # Without picture and guidance, where nothing else holds the videos together.
+    positive, negative, latent = tiny.conditioning(size=64)
+    options = {"cfg": 1.0, "conditioning": (negative, negative, latent)}
+    whole = tiny.sample(tiny.model, **options)
+    model = with_technique(tiny.model, FAST)
+    corrected = difference(tiny.sample(model, **options), whole)
+    monkeypatch.setattr(PredictedPath, "correct", lambda path, sigma, next_sigma, output: output)
+    assert corrected < 0.7 * difference(tiny.sample(model, **options), whole)
 
 
 @pytest.mark.parametrize("sampler", [s for s in comfy.samplers.KSampler.SAMPLERS if "cfg_pp" in s])
