@@ -25,8 +25,8 @@ def layout(recipe: Recipe) -> dict:
     guide, condition, sampler, video = (
         (1080, 760, 1350, 1660) if has_vcut else (450, 450, 770, 1080)
     )
-    if recipe.is_sliced:
-        guide, condition, sampler, video = (x + COLUMN for x in (guide, condition, sampler, video))
+    shift = COLUMN * (recipe.is_sliced + recipe.has_step_cache)
+    guide, condition, sampler, video = (x + shift for x in (guide, condition, sampler, video))
     nodes = [
         ["ImageOnlyCheckpointLoader", [0, 400], 390, 0, {"ckpt_name": recipe.checkpoint.file}],
         ["LoadImage", [0, 560], 390, 340, {"image": "example.png"}],
@@ -49,18 +49,25 @@ def layout(recipe: Recipe) -> dict:
     if recipe.is_pruned:
         values = {"ckpt_name": recipe.checkpoint.file, "temporal": recipe.temporal}
         nodes[0] = ["VCUT_LoadSVDCheckpoint", [450, 40], 280, TALL, values]
-    nodes.append(["VCUT_GuidanceScheduler", [760, 40], 280, TALL, SCHEDULE])
-    links[0:1] = [[0, 0, 9, "model"], [9, 0, 2, "model"]]
+    # What the model goes through, from the loader to VideoLinearCFGGuidance; a column each.
+    chain = [0]
+
+    def add(kind: str, values: dict) -> None:
+        nodes.append(
+            [kind, [450 + COLUMN * (len(chain) - 1 + recipe.is_pruned), 40], 280, TALL, values]
+        )
+        chain.append(len(nodes) - 1)
+
     if not recipe.is_pruned:
-        nodes.append(["VCUT_PatchSVDModel", [450, 40], 280, TALL, modes])
-        links[0:1] = [[0, 0, 10, "model"], [10, 0, 9, "model"]]
-    width = 630
-    if recipe.is_sliced:  # between the loader and the scheduler
-        nodes[9][1] = [760 + COLUMN, 40]
-        values = {"slices": 0, "scope": "everything"}
-        nodes.append(["VCUT_FeatureSlicer", [760, 40], 280, TALL, values])
-        links[0:1] = [[0, 0, 10, "model"], [10, 0, 9, "model"]]
-        width += COLUMN
+        add("VCUT_PatchSVDModel", modes)
+    if recipe.is_sliced:
+        add("VCUT_FeatureSlicer", {"slices": 0, "scope": "everything"})
+    add("VCUT_GuidanceScheduler", SCHEDULE)
+    if recipe.has_step_cache:
+        add("VCUT_StepCache", {"pace": "balanced"})
+    chain.append(2)
+    links[0:1] = [[a, 0, b, "model"] for a, b in zip(chain, chain[1:], strict=False)]
+    width = 630 + shift
     groups = [["VCUT", [430, -50, width, 360], "#3f789e"]]
     return {"nodes": nodes, "links": links, "groups": groups}
 

@@ -36,6 +36,11 @@ VCUT_VALUES = {
         "VCUT_LoadSVDCheckpoint": ["svd_xt.safetensors", "cached"],
         "VCUT_GuidanceScheduler": SCHEDULE,
     },
+    "svd_xt_vcut_fast": {
+        "VCUT_LoadSVDCheckpoint": ["svd_xt.safetensors", "cached"],
+        "VCUT_GuidanceScheduler": SCHEDULE,
+        "VCUT_StepCache": ["balanced"],
+    },
     "svd_xt_vcut_8gb": {
         "VCUT_LoadSVDCheckpoint": ["svd_xt.safetensors", "cached"],
         "VCUT_FeatureSlicer": [0, "everything"],
