@@ -9,21 +9,24 @@ is no state to reset. Decisions and arithmetic are in ``vcut_core``.
 
 from .apply_technique import with_technique
 from .cost_reading import read_model
-from .feedback import node_id_of, show_on_node, with_progress
+from .feedback import node_id_of, show_on_narrow_node, show_on_node, with_progress
 from .host_model import require_svd
 from .loading import checkpoint_names, load_pruned, prune_model
 from .pruned_layers import LOADER
 from .pruning import PRUNED_MODES
+from .video_vae import decode
 
 __all__ = [
     "LOADER",
     "PRUNED_MODES",
     "checkpoint_names",
+    "decode",
     "load_pruned",
     "node_id_of",
     "prune_model",
     "read_model",
     "require_svd",
+    "show_on_narrow_node",
     "show_on_node",
     "with_progress",
     "with_technique",

@@ -85,8 +85,8 @@ def forward_residual(
         embedding = stack.emb_layers(frames).type(output.dtype).movedim(1, 2)  # (B, C, T)
         temporal_residual_in_place(
             output.unflatten(0, (-1, num_video_frames)),
-            _norm_then_conv(stack.in_layers, output),
-            _norm_then_conv(stack.out_layers, output),
+            norm_then_conv(stack.in_layers, output),
+            norm_then_conv(stack.out_layers, output),
             embedding,
             lambda spatial, temporal: block.time_mixer(
                 x_spatial=spatial, x_temporal=temporal, image_only_indicator=image_only_indicator
@@ -114,7 +114,7 @@ def _join(parts: list[Tensor], start: int, stop: int | None) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
 
-def _norm_then_conv(layers, x: Tensor) -> NormThenConv:
+def norm_then_conv(layers, x: Tensor) -> NormThenConv:
     norm = layers[0]
     return NormThenConv(*_weight_and_bias(norm, x), norm.eps, norm.num_groups, layers[-1])
 

@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .compare_videos import CompareVideos
 from .cost_report import CostReport
+from .decode_video import DecodeVideo
 from .feature_slicer import FeatureSlicer
 from .guidance_scheduler import GuidanceScheduler
 from .load_svd_checkpoint import LoadSVDCheckpoint
@@ -21,4 +22,5 @@ class VCUTExtension(ComfyExtension):
             CompareVideos,
             CostReport,
             FeatureSlicer,
+            DecodeVideo,
         ]

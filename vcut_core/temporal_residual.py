@@ -5,6 +5,7 @@ Its group norms span all frames and pixels, so their statistics are taken first.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,43 @@ class NormThenConv:
         return statistics.affine(self.weight, self.bias, self.eps)
 
 
+class Rows(Protocol):
+    """Rows of the picture of all frames, (B, C, T, H, W), wherever they lie."""
+
+    @property
+    def height(self) -> int:
+        """How many rows there are."""
+        ...
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Return rows (B, C, T, stop - start, W) where they are computed with."""
+        ...
+
+    def write(self, start: int, stop: int, piece: Tensor) -> None:
+        """Put computed rows in their place."""
+        ...
+
+
+class TensorRows:
+    """Rows of one tensor x (B, T, C, H, W); read as views of it."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    @property
+    def height(self) -> int:
+        """How many rows there are."""
+        return self.x.shape[3]
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Return rows as a view (B, C, T, stop - start, W)."""
+        return self.x[:, :, :, start:stop].transpose(1, 2)
+
+    def write(self, start: int, stop: int, piece: Tensor) -> None:
+        """Copy rows into x."""
+        self.read(start, stop).copy_(piece)
+
+
 def temporal_residual_in_place(
     x: Tensor,
     first: NormThenConv,
@@ -87,36 +125,59 @@ def temporal_residual_in_place(
     x: (B, T, C, H, W), contiguous. embedding: (B, C, T), added between the two, or None.
     mix: blends the block's input with its output, each (B, C, T, H', W).
     """
-    height = x.shape[3]
-    hidden = None
-    statistics = GroupStatistics(first.groups)
-    for start, stop in slice_bounds(height, slices):
-        statistics.add(_rows(x, start, stop))
-    affine = first.affine(statistics)
-    statistics = GroupStatistics(second.groups)
-    for start, stop in slice_bounds(height, slices):
-        piece = first.apply(_rows(x, start, stop), affine)
+    temporal_residual(
+        TensorRows(x), first, second, embedding, mix, slices,
+        lambda piece: TensorRows(torch.empty_like(x, dtype=piece.dtype)),
+    )  # fmt: skip
+    return x
+
+
+def temporal_residual(
+    rows: Rows,
+    first: NormThenConv,
+    second: NormThenConv,
+    embedding: Tensor | None,
+    mix: Callable[[Tensor, Tensor], Tensor],
+    slices: int,
+    keep_hidden: Callable[[Tensor], Rows] | None = None,
+    statistics: GroupStatistics | None = None,
+) -> None:
+    """Run a temporal residual block over slices of rows, writing into them.
+
+    keep_hidden: returns room for what lies between the two convolutions, given a slice of it; it
+        is computed twice without. statistics: of all rows, where they are known already.
+    """
+
+    def hidden_of(start: int, stop: int) -> Tensor:
+        piece = first.apply(rows.read(start, stop), affine)
         if embedding is not None:
             piece += embedding[..., None, None]
+        return piece
+
+    bounds = list(slice_bounds(rows.height, slices))
+    if statistics is None:
+        statistics = GroupStatistics(first.groups)
+        for start, stop in bounds:
+            statistics.add(rows.read(start, stop))
+    affine = first.affine(statistics)
+    hidden = None
+    statistics = GroupStatistics(second.groups)
+    for start, stop in bounds:
+        piece = hidden_of(start, stop)
         statistics.add(piece)
-        if hidden is None:
-            hidden = torch.empty_like(x, dtype=piece.dtype)
-        _rows(hidden, start, stop).copy_(piece)
+        if keep_hidden is not None:
+            hidden = hidden or keep_hidden(piece)
+            hidden.write(start, stop, piece)
         del piece
-    affine = second.affine(statistics)
-    assert hidden is not None  # a height is at least one row
-    for start, stop in slice_bounds(height, slices):
-        rows = _rows(x, start, stop)
-        piece = second.apply(_rows(hidden, start, stop), affine).add_(rows)
-        rows.copy_(mix(rows, piece))
-        del piece
-    return x
+    last_affine = second.affine(statistics)
+    for start, stop in bounds:
+        inner = hidden.read(start, stop) if hidden else hidden_of(start, stop)
+        piece = second.apply(inner, last_affine)
+        del inner
+        own = rows.read(start, stop)
+        rows.write(start, stop, mix(own, piece.add_(own)))
+        del piece, own
 
 
 def _precise(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
-
-
-def _rows(x: Tensor, start: int, stop: int) -> Tensor:
-    """Return a slice of x (B, T, C, H, W) as the view (B, C, T, H', W)."""
-    return x[:, :, :, start:stop].transpose(1, 2)

@@ -1,0 +1,225 @@
+"""SVD's VAE as stages that can run in slices, and decoding with it beside ComfyUI's models."""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.utils
+import psutil
+import torch
+from comfy.ldm.modules.diffusionmodules.model import ResnetBlock, nonlinearity
+from comfy.ldm.modules.temporal_ae import AE3DConv, AttnVideoBlock, VideoDecoder, VideoResBlock
+from torch import Tensor, nn
+
+from ..vcut_core.video_decoding import (
+    AUTOMATIC,
+    MAX_SLICES,
+    DecodeMemory,
+    FrameStage,
+    Stage,
+    TimeConvStage,
+    TimeStage,
+    decode_video,
+)
+from .forwards import is_watched
+from .layer_calls import norm_then_conv
+
+NO_STAGES = "as VAE Decode does: this VAE has no time axis, or another pack hooks into it"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What was decoded, and how. images: (T, H, W, 3) in 0..1. lines: for the node."""
+
+    images: Tensor
+    lines: list[str]
+
+
+def stages_of(decoder: nn.Module) -> list[Stage] | None:
+    """Return the decoder's way from latent to pixels, None unless it is SVD's, as it was made.
+
+    Weights are read when a stage runs.
+    """
+    if not isinstance(decoder, VideoDecoder) or not all(map(_is_known, _parts(decoder))):
+        return None
+    builder = _Builder()
+    builder.frames(decoder.conv_in, decoder.conv_in.out_channels)
+    builder.residual(decoder.mid.block_1)
+    builder.frames(decoder.mid.attn_1, decoder.mid.block_1.out_channels)
+    builder.residual(decoder.mid.block_2)
+    for number, level in reversed(list(enumerate(decoder.up))):
+        for block in level.block:
+            builder.residual(block)
+        if number:
+            builder.upsample(level.upsample, level.block[-1].out_channels)
+    last = decoder.conv_out
+    builder.frames(
+        lambda x: super(AE3DConv, last).forward(nonlinearity(decoder.norm_out(x))),
+        last.out_channels,
+    )
+    builder.end_frames()
+    return [*builder.stages, TimeConvStage(last.time_mix_conv)]
+
+
+def _parts(decoder: VideoDecoder) -> Iterator[nn.Module]:
+    yield from (decoder, decoder.conv_out)
+    yield from (decoder.mid.block_1, decoder.mid.block_2, decoder.mid.attn_1)
+    for level in decoder.up:
+        yield from level.block
+        yield from level.attn
+
+
+def _is_known(part: nn.Module) -> bool:
+    """Whether a part of the decoder is what the stages take it for, and nobody hooks into it.
+
+    Hooks further in, on convolutions and on norms over space, are called as ever.
+    """
+    if is_watched(part):
+        return False
+    if isinstance(part, VideoResBlock):
+        stack = part.time_stack
+        if any(is_watched(module) for module in stack.modules()):
+            return False
+        convs = (stack.in_layers[-1], stack.out_layers[-1])
+        return (
+            all(isinstance(conv, nn.Conv3d) and conv.kernel_size[1:] == (1, 1) for conv in convs)
+            and isinstance(stack.skip_connection, nn.Identity)
+            and stack.skip_t_emb
+            and not (stack.updown or stack.use_scale_shift_norm)
+        )
+    return not isinstance(part, (ResnetBlock, AttnVideoBlock))  # time in other places
+
+
+class _Builder:
+    """Joins what works on single frames, so that only one tensor waits for each stage."""
+
+    def __init__(self) -> None:
+        self.stages: list[Stage] = []
+        self._scale = 1  # of the picture to the latent, in one dimension
+        self._functions: list[Callable[[Tensor], Tensor]] = []
+        self._size = self._channels = 0
+
+    def frames(self, function: Callable[[Tensor], Tensor], channels: int) -> None:
+        """Add layers that give each frame so many channels."""
+        self._functions.append(function)
+        size = max(channels, self._channels) * self._scale**2
+        self._size, self._channels = max(self._size, size), channels
+
+    def upsample(self, layer: nn.Module, channels: int) -> None:
+        """Add a layer that doubles the frames' sides."""
+        self._scale *= 2
+        self.frames(layer, channels)
+
+    def residual(self, block: VideoResBlock) -> None:
+        """Add a residual block: over frames, then over time."""
+        self.frames(functools.partial(ResnetBlock.forward, block, temb=None), block.out_channels)
+        self.end_frames()
+        stack = block.time_stack
+
+        def norms(x: Tensor):
+            return norm_then_conv(stack.in_layers, x), norm_then_conv(stack.out_layers, x)
+
+        def mix(own: Tensor, temporal: Tensor) -> Tensor:
+            alpha = block.get_alpha(bs=1).to(own)
+            return alpha * temporal + (1.0 - alpha) * own
+
+        self.stages.append(TimeStage(norms, mix, block.out_channels * self._scale**2))
+
+    def end_frames(self) -> None:
+        """End a stage of frames."""
+        functions = list(self._functions)
+
+        def compute(x: Tensor) -> Tensor:
+            for function in functions:
+                x = function(x)
+            return x
+
+        rest_size = self._channels * self._scale**2
+        self.stages.append(FrameStage(compute, self._size, rest_size))
+        self._functions.clear()
+        self._size = rest_size
+
+
+def decode(vae, samples: Tensor, slices: int) -> Decoded:
+    """Return the video of a latent (T, 4, h, w), decoded as one by a VAE (comfy.sd.VAE).
+
+    slices: 0 for the fewest that fit. A VAE without a time axis decodes as VAE Decode does.
+    Raises RuntimeError when neither the device nor the system memory holds what has to wait.
+    """
+    management = comfy.model_management
+    vae.throw_exception_if_invalid()
+    stages = stages_of(getattr(vae.first_stage_model, "decoder", None))
+    if stages is None:
+        return Decoded(vae.decode(samples), [NO_STAGES])
+    device, dtype = vae.device, vae.vae_dtype
+    frames, _, height, width = samples.shape
+    memory = DecodeMemory(stages, frames, height * width, dtype.itemsize)
+    missing = vae.patcher.model_size() - vae.patcher.loaded_size()
+    free = management.get_free_memory(device) - max(0, missing)
+    chosen = slices if slices != AUTOMATIC else memory.choose(free)
+    whole = vae.memory_used_decode(samples.shape, dtype)
+    while True:
+        try:
+            images = _decode_in(vae, samples, stages, memory, chosen)
+            break
+        except management.OOM_EXCEPTION:
+            if chosen >= MAX_SLICES:
+                raise RuntimeError(
+                    f"expected {memory.working_bytes(chosen) / 1e9:.1f} GB of free memory to "
+                    "decode in the most slices, and it was not there. Close other programs, or "
+                    "make the video smaller."
+                ) from None
+            chosen = min(MAX_SLICES, 2 * chosen)
+            management.soft_empty_cache()
+    at_once = min(frames, max(1, int(free / whole)))
+    lines = [f"{frames} frames decoded as one video", _slices_line(chosen, slices, memory)]
+    if at_once < frames:
+        lines.append(f"VAE Decode would have taken {at_once} frames at a time")
+    return Decoded(images, lines)
+
+
+def _slices_line(chosen: int, asked: int, memory: DecodeMemory) -> str:
+    how = " (automatic)" if asked == AUTOMATIC else ""
+    count = f"{chosen} slice{'' if chosen == 1 else 's'}"
+    return f"{count}{how}, {memory.working_bytes(chosen) / 1e9:.1f} GB at once"
+
+
+def _decode_in(vae, samples, stages, memory: DecodeMemory, slices: int) -> Tensor:
+    management = comfy.model_management
+    device, dtype = vae.device, vae.vae_dtype
+    working = memory.working_bytes(slices)
+    management.load_models_gpu([vae.patcher], memory_required=working)
+    room = management.get_free_memory(device) - working
+    frames = samples.shape[0]
+    system = torch.device("cpu")
+    if room < memory.resting_bytes and not management.is_device_cpu(device):
+        _require_system_memory(memory.resting_bytes)
+
+    def rest(frame: Tensor) -> Tensor:
+        """Let a frame wait on the device while all of its like fit there."""
+        return frame if frame.nbytes * frames <= room else frame.to(system)
+
+    bar = comfy.utils.ProgressBar(len(stages))
+    done = 0
+
+    def note(stage: int) -> None:
+        nonlocal done
+        management.throw_exception_if_processing_interrupted()
+        if stage != done:
+            done = stage
+            bar.update_absolute(stage)
+
+    with torch.inference_mode():
+        pixels = decode_video(samples.to(dtype), stages, slices, device, rest, note)
+        images = vae.process_output(pixels.to(vae.output_device).float())
+    return images.movedim(1, -1)
+
+
+def _require_system_memory(needed: int) -> None:
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise RuntimeError(
+            f"expected {needed / 1e9:.1f} GB of free system memory for the frames that wait, got "
+            f"{available / 1e9:.1f} GB. Close other programs, or make the video smaller."
+        )

@@ -1,0 +1,264 @@
+"""VCUT Decode Video: the whole decode in slices, on ComfyUI's own VAE of SVD."""
+
+import comfy.model_management
+import comfy.sd
+import pytest
+import torch
+from comfy.ldm.modules.temporal_ae import VideoDecoder, VideoResBlock
+from live_memory import LiveMemory
+from vcut.comfy_adapter import video_vae
+from vcut.comfy_adapter.video_vae import stages_of
+from vcut.nodes.decode_video import DecodeVideo
+from vcut.vcut_core.video_decoding import MAX_SLICES, DecodeMemory, decode_video
+
+CPU = torch.device("cpu")
+SMALL = {
+    "ch": 32, "out_ch": 3, "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [],
+    "in_channels": 3, "resolution": 32, "z_channels": 4, "video_kernel_size": [3, 1, 1],
+    "alpha": 0.0, "double_z": True,
+}  # fmt: skip
+FULL = {**SMALL, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "resolution": 256}
+
+
+def _fill(module: torch.nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in module.named_parameters():
+        if weight.ndim < 2:
+            mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            weight.data.normal_(mean, 0.2, generator=generator)
+        else:
+            weight.data.normal_(0, weight[0].numel() ** -0.5, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    decoder = VideoDecoder(**SMALL)
+    _fill(decoder)
+    return decoder
+
+
+@pytest.fixture(scope="module")
+def vae():
+    """SVD's VAE at full width with random weights, as ComfyUI makes it of a checkpoint's."""
+    weights = {}
+    key = torch.zeros(1)
+    empty = comfy.sd.VAE(sd={"decoder.mid.block_1.mix_factor": key})
+    _fill(empty.first_stage_model)
+    weights = empty.first_stage_model.state_dict()
+    return comfy.sd.VAE(sd=weights, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def latent():
+    return torch.randn(5, 4, 4, 6, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def whole(vae, latent):
+    """All frames through the decoder at once, as pictures."""
+    with torch.inference_mode():
+        pixels = vae.process_output(vae.first_stage_model.decode(latent))
+    return pixels.movedim(1, -1)
+
+
+# --- the same as the whole ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 5, 7, MAX_SLICES])
+@torch.inference_mode()
+def test_slices_give_what_the_whole_decoder_gives(decoder, difference, slices):
+    latent = torch.randn(5, 4, 6, 7)
+    expected = decoder(latent)
+    output = decode_video(latent, stages_of(decoder), slices, CPU, torch.clone)
+    assert difference(output, expected) < 1e-5
+    in_chunks = torch.cat([decoder(latent[:2]), decoder(latent[2:])])
+    assert difference(in_chunks, expected) > 1e-2  # which is what this is about
+
+
+@pytest.mark.parametrize("slices", [0, 1, 2, 5, 64])
+def test_node_decodes_a_video_as_one(vae, latent, whole, difference, slices):
+    (images,) = DecodeVideo.execute({"samples": latent}, vae, slices).result
+    assert images.shape == (5, 32, 48, 3) and images.dtype == torch.float32
+    assert difference(images, whole) < 1e-5
+    assert 0 <= images.min() and images.max() <= 1
+
+
+def test_picture_does_not_depend_on_the_free_memory(vae, latent, whole, difference, monkeypatch):
+    monkeypatch.setattr(video_vae.comfy.model_management, "get_free_memory", lambda *_: 3e7)
+    decoded = video_vae.decode(vae, latent, 0)
+    lines = decoded.lines
+    assert difference(decoded.images, whole) < 1e-5
+    assert lines[0] == "5 frames decoded as one video"
+    assert lines[2] == "VAE Decode would have taken 2 frames at a time"
+    assert int(lines[1].split()[0]) > 1 and "(automatic)" in lines[1]
+
+
+def test_single_frame_is_a_video_of_one(vae, latent, difference):
+    (images,) = DecodeVideo.execute({"samples": latent[:1]}, vae, 3).result
+    with torch.inference_mode():
+        expected = vae.process_output(vae.first_stage_model.decode(latent[:1])).movedim(1, -1)
+    assert difference(images, expected) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.inference_mode()
+def test_half_precision_differs_by_what_the_dtype_does(decoder, difference, dtype):
+    latent = torch.randn(5, 4, 6, 7)
+    exact = decoder(latent)
+    half = VideoDecoder(**SMALL)
+    half.load_state_dict(decoder.state_dict())
+    half = half.to(dtype)
+    own = difference(half(latent.to(dtype)).float(), exact)
+    output = decode_video(latent.to(dtype), stages_of(half), 3, CPU, torch.clone)
+    assert output.dtype == dtype
+    assert difference(output.float(), exact) < 1.5 * own
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def full_size():
+    """SVD-XT's decoder without its weights."""
+    decoder = VideoDecoder(**FULL).to("meta").half()
+    decoder.mid.attn_1.optimized_attention = lambda q, k, v: torch.empty_like(q)
+    return decoder
+
+
+@pytest.mark.parametrize("slices", [1, 2, 5, 13, 25, 50])
+@pytest.mark.parametrize("frames", [14, 25])
+@torch.inference_mode()
+def test_estimate_covers_the_live_peak_at_full_size(full_size, slices, frames):
+    stages = stages_of(full_size)
+    latent = torch.empty(frames, 4, 72, 128, device="meta", dtype=torch.float16)
+    memory = DecodeMemory(stages, frames, 72 * 128, 2)
+    with LiveMemory() as live:
+        decode_video(latent, stages, slices, latent.device, lambda frame: frame)
+    expected = memory.working_bytes(slices) + memory.resting_bytes * (slices > 1)
+    assert 0.98 < expected / live.peak_bytes < 1.4
+
+
+def test_thirteen_slices_of_svd_xt_work_on_less_than_2_5_gb(full_size):
+    memory = DecodeMemory(stages_of(full_size), 25, 72 * 128, 2)
+    assert memory.working_bytes(13) < 2.5e9
+    assert memory.working_bytes(1) == pytest.approx(26.4e9, rel=0.01)
+
+
+def test_fewest_slices_that_fit_are_chosen(full_size):
+    memory = DecodeMemory(stages_of(full_size), 25, 72 * 128, 2)
+    assert memory.choose(40e9) == 1
+    # With what waits on the device too: 8 GB take 9 slices, less takes more.
+    fits = memory.choose(8e9)
+    assert memory.working_bytes(fits) + memory.resting_bytes <= 8e9
+    assert memory.working_bytes(fits - 1) + memory.resting_bytes > 8e9
+    # Too little for what waits: that goes to system memory.
+    assert memory.working_bytes(memory.choose(3e9)) <= 3e9
+    assert memory.choose(1e6) == MAX_SLICES
+
+
+def test_frames_that_do_not_fit_wait_elsewhere(decoder, difference):
+    latent = torch.randn(4, 4, 6, 7)
+    rested = []
+
+    def rest(frame):
+        rested.append(frame.shape)
+        return frame.clone()
+
+    with torch.inference_mode():
+        output = decode_video(latent, stages_of(decoder), 4, CPU, rest)
+        assert difference(output, decoder(latent)) < 1e-5
+    assert len(rested) % 4 == 0
+
+
+def test_comfyui_is_told_the_true_need(vae, latent, monkeypatch):
+    told = []
+    load = comfy.model_management.load_models_gpu
+
+    def note(models, memory_required=0, **options):
+        told.append(memory_required)
+        return load(models, memory_required=memory_required, **options)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", note)
+    DecodeVideo.execute({"samples": latent}, vae, 5)
+    memory = DecodeMemory(stages_of(vae.first_stage_model.decoder), 5, 24, 4)
+    assert told == [memory.working_bytes(5)]
+
+
+def test_more_slices_are_taken_when_memory_runs_out(vae, latent, whole, difference, monkeypatch):
+    asked = []
+    decode = video_vae.decode_video
+
+    def fail_once(samples, stages, slices, *args):
+        asked.append(slices)
+        if len(asked) == 1:
+            raise comfy.model_management.OOM_EXCEPTION("out of memory")
+        return decode(samples, stages, slices, *args)
+
+    monkeypatch.setattr(video_vae, "decode_video", fail_once)
+    decoded = video_vae.decode(vae, latent, 2)
+    assert asked == [2, 4] and difference(decoded.images, whole) < 1e-5
+    assert decoded.lines[1].startswith("4 slices")
+
+
+def test_memory_that_is_never_there_is_one_sentence(vae, latent, monkeypatch):
+    def fail(*_args):
+        raise comfy.model_management.OOM_EXCEPTION("out of memory")
+
+    monkeypatch.setattr(video_vae, "decode_video", fail)
+    with pytest.raises(RuntimeError, match="VCUT Decode Video: expected .* GB of free memory"):
+        DecodeVideo.execute({"samples": latent}, vae, 2)
+
+
+# --- what is not SVD's, and what is wrong ---------------------------------------------------------
+
+
+def test_vae_without_a_time_axis_decodes_as_ever(tiny):
+    latent = torch.randn(3, 4, 8, 8)
+    decoded = video_vae.decode(tiny.vae, latent, 0)
+    assert torch.equal(decoded.images, tiny.vae.decode(latent))
+    assert decoded.lines == [video_vae.NO_STAGES]
+
+
+def test_vae_that_another_pack_hooks_into_decodes_as_ever(vae, latent):
+    block = vae.first_stage_model.decoder.mid.block_1
+    assert isinstance(block, VideoResBlock)
+    hook = block.register_forward_hook(lambda _m, _i, output: output * 1)
+    try:
+        decoded = video_vae.decode(vae, latent, 2)
+        assert torch.equal(decoded.images, vae.decode(latent))
+        assert decoded.lines == [video_vae.NO_STAGES]
+    finally:
+        hook.remove()
+    assert stages_of(vae.first_stage_model.decoder) is not None
+
+
+def test_hook_on_a_convolution_is_called(decoder):
+    seen = []
+    hook = decoder.mid.block_1.conv1.register_forward_hook(lambda *_: seen.append(1))
+    with torch.inference_mode():
+        decode_video(torch.randn(3, 4, 6, 7), stages_of(decoder), 3, CPU, torch.clone)
+    hook.remove()
+    assert seen
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (1, 4, 5, 8, 8), (0, 4, 8, 8)])
+def test_latent_of_another_kind_is_refused_in_one_sentence(vae, shape):
+    with pytest.raises(ValueError, match="VCUT Decode Video: expected the frames of one video"):
+        DecodeVideo.execute({"samples": torch.zeros(shape)}, vae, 0)
+
+
+@pytest.mark.parametrize("slices", [-1, 65])
+def test_slices_out_of_range_are_refused(vae, latent, slices):
+    with pytest.raises(ValueError, match=f"slices from 0 .* to 64, got {slices}"):
+        DecodeVideo.execute({"samples": latent}, vae, slices)
+
+
+def test_user_may_interrupt(vae, latent, monkeypatch):
+    def interrupted():
+        raise comfy.model_management.InterruptProcessingException
+
+    monkeypatch.setattr(
+        comfy.model_management, "throw_exception_if_processing_interrupted", interrupted
+    )
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        DecodeVideo.execute({"samples": latent}, vae, 2)
