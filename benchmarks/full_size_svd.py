@@ -34,6 +34,20 @@ UNET = {
     "video_kernel_size": [3, 1, 1],
 }
 PARAMETERS = 1_524_623_082
+# Of the VAE's decoder, from the same file; ComfyUI's comfy/sd.py has the same.
+DECODER = {
+    "ch": 128,
+    "out_ch": 3,
+    "ch_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "attn_resolutions": [],
+    "in_channels": 3,
+    "resolution": 256,
+    "z_channels": 4,
+    "double_z": True,
+    "video_kernel_size": [3, 1, 1],
+    "alpha": 0.0,
+}
 
 
 def make_svd(dtype: torch.dtype, unet: dict | None = None):
@@ -52,6 +66,16 @@ def make_svd(dtype: torch.dtype, unet: dict | None = None):
     model = config.get_model({}, device=offload_device)
     fill_with_random_weights(model.diffusion_model)
     return comfy.model_patcher.ModelPatcher(model, device, offload_device)
+
+
+def make_video_decoder(**changes):
+    """Return SVD's VAE decoder with the weights that its layers begin with.
+
+    changes: to DECODER, for a smaller one.
+    """
+    from comfy.ldm.modules.temporal_ae import VideoDecoder
+
+    return VideoDecoder(**{**DECODER, **changes})
 
 
 def fill_with_random_weights(module: torch.nn.Module) -> None:

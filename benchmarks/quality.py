@@ -26,6 +26,7 @@ from quality_variants import SCHEDULE_STEPS, Variant  # noqa: E402
 WEIGHTS = ROOT / "demo" / "tiny_svd" / "tiny_svd.safetensors"
 WORK = ROOT / "artefacts" / "quality"
 RESULTS = BENCH / "results"
+PACKAGES = ("torch", "numpy", "scipy", "kornia", "scikit-image", "opencv-python-headless")
 SETTINGS = "euler, karras, cfg 2.5, VideoLinearCFGGuidance 1.0"  # as evaluate.py samples
 
 
@@ -79,7 +80,8 @@ def measure_and_report(options: argparse.Namespace) -> None:
     make_pack_importable()
     import quality_report
     import step_cache_report
-    from quality_results import circumstances, collect, write_json, write_sheets
+    from machine import circumstances
+    from quality_results import collect, write_json, write_sheets
     from quality_sampling import REFERENCES, Run, Task, finish_all, finished_records
     from step_cache_results import collect_step_cache
 
@@ -105,7 +107,7 @@ def measure_and_report(options: argparse.Namespace) -> None:
     is_guidance = table.name == "guidance"
     results = {
         "command": " ".join(["python3 benchmarks/quality.py", *sys.argv[1:]]),
-        **circumstances(),
+        **circumstances(PACKAGES),
         "weights": {"file": options.weights.name, "sha256": sha256},
         "sampling": {
             "frames": options.frames,

@@ -1,17 +1,12 @@
 """Gathers the records of all videos into what quality.json holds; chooses the contact sheets."""
 
-import datetime
 import json
-import platform
 import re
 from collections import Counter
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from machine import cpu_name
-from private_comfyui.install import comfyui_version, current_host
 from quality_measures import MEASURES, to_uint8, to_uint16
 from quality_report import write_sheet
 from quality_sampling import REFERENCES, Run, Task, read_video, true_video
@@ -20,7 +15,6 @@ from quality_tables import TABLES
 from quality_variants import BASELINE, ORDERS, Variant
 from video_world import DIRECTION_NAMES
 
-PACKAGES = ("torch", "numpy", "scipy", "kornia", "scikit-image", "opencv-python-headless")
 DIGITS = 6  # that are kept of every number
 
 
@@ -72,25 +66,6 @@ def _comparable(measures: list[dict], names: tuple[str, ...]) -> list[dict]:
 
 def _columns(rows: list[dict]) -> dict[str, list[float]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def circumstances() -> dict:
-    """Return date, device and versions."""
-    comfyui = ".".join(map(str, comfyui_version(current_host().comfyui)))
-    versions = {"Python": platform.python_version(), "ComfyUI": comfyui}
-    return {
-        "date": datetime.date.today().isoformat(),
-        "device": _device(),
-        "versions": versions | {name: version(name) for name in PACKAGES},
-    }
-
-
-def _device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return cpu_name()
 
 
 def write_json(path: Path, results: dict) -> dict:

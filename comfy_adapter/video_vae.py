@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -36,7 +37,7 @@ class Decoded:
     lines: list[str]
 
 
-def stages_of(decoder: nn.Module) -> list[Stage] | None:
+def stages_of(decoder: Any) -> list[Stage] | None:
     """Return the decoder's way from latent to pixels, None unless it is SVD's, as it was made.
 
     Weights are read when a stage runs.
@@ -46,7 +47,8 @@ def stages_of(decoder: nn.Module) -> list[Stage] | None:
     builder = _Builder()
     builder.frames(decoder.conv_in, decoder.conv_in.out_channels)
     builder.residual(decoder.mid.block_1)
-    builder.frames(decoder.mid.attn_1, decoder.mid.block_1.out_channels)
+    # Query, key and value beside its input and output: twice what a residual block has.
+    builder.frames(decoder.mid.attn_1, decoder.mid.block_1.out_channels, inner=2)
     builder.residual(decoder.mid.block_2)
     for number, level in reversed(list(enumerate(decoder.up))):
         for block in level.block:
@@ -62,7 +64,7 @@ def stages_of(decoder: nn.Module) -> list[Stage] | None:
     return [*builder.stages, TimeConvStage(last.time_mix_conv)]
 
 
-def _parts(decoder: VideoDecoder) -> Iterator[nn.Module]:
+def _parts(decoder: Any) -> Iterator[Any]:
     yield from (decoder, decoder.conv_out)
     yield from (decoder.mid.block_1, decoder.mid.block_2, decoder.mid.attn_1)
     for level in decoder.up:
@@ -70,7 +72,7 @@ def _parts(decoder: VideoDecoder) -> Iterator[nn.Module]:
         yield from level.attn
 
 
-def _is_known(part: nn.Module) -> bool:
+def _is_known(part: Any) -> bool:
     """Whether a part of the decoder is what the stages take it for, and nobody hooks into it.
 
     Hooks further in, on convolutions and on norms over space, are called as ever.
@@ -100,10 +102,10 @@ class _Builder:
         self._functions: list[Callable[[Tensor], Tensor]] = []
         self._size = self._channels = 0
 
-    def frames(self, function: Callable[[Tensor], Tensor], channels: int) -> None:
-        """Add layers that give each frame so many channels."""
+    def frames(self, function: Callable[[Tensor], Tensor], channels: int, inner: int = 1) -> None:
+        """Add layers that give each frame so many channels, and have ``inner`` times as many."""
         self._functions.append(function)
-        size = max(channels, self._channels) * self._scale**2
+        size = max(channels * inner, self._channels) * self._scale**2
         self._size, self._channels = max(self._size, size), channels
 
     def upsample(self, layer: nn.Module, channels: int) -> None:
@@ -111,7 +113,7 @@ class _Builder:
         self._scale *= 2
         self.frames(layer, channels)
 
-    def residual(self, block: VideoResBlock) -> None:
+    def residual(self, block: Any) -> None:
         """Add a residual block: over frames, then over time."""
         self.frames(functools.partial(ResnetBlock.forward, block, temb=None), block.out_channels)
         self.end_frames()
@@ -190,7 +192,8 @@ def _decode_in(vae, samples, stages, memory: DecodeMemory, slices: int) -> Tenso
     device, dtype = vae.device, vae.vae_dtype
     working = memory.working_bytes(slices)
     management.load_models_gpu([vae.patcher], memory_required=working)
-    room = management.get_free_memory(device) - working
+    free = management.get_free_memory(device)
+    room = free - working
     frames = samples.shape[0]
     system = torch.device("cpu")
     if room < memory.resting_bytes and not management.is_device_cpu(device):
@@ -210,8 +213,13 @@ def _decode_in(vae, samples, stages, memory: DecodeMemory, slices: int) -> Tenso
             done = stage
             bar.update_absolute(stage)
 
+    keeps_hidden = memory.keeps_hidden(slices, free)
+    samples = samples.to(dtype)
     with torch.inference_mode():
-        pixels = decode_video(samples.to(dtype), stages, slices, device, rest, note)
+        if slices == 1:
+            pixels = vae.first_stage_model.decode(samples.to(device))
+        else:
+            pixels = decode_video(samples, stages, slices, device, rest, note, keeps_hidden)
         images = vae.process_output(pixels.to(vae.output_device).float())
     return images.movedim(1, -1)
 

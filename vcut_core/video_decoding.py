@@ -109,11 +109,15 @@ class DecodeMemory:
 
     def choose(self, free_bytes: float) -> int:
         """Return the fewest slices with which everything fits, or else what is computed with."""
-        for resting in (self.resting_bytes, 0):
+        for resting in (2 * self.resting_bytes, self.resting_bytes, 0):
             for slices in range(1, MAX_SLICES + 1):
-                if self.working_bytes(slices) + resting <= free_bytes:
+                if self.working_bytes(slices) + resting * (slices > 1) <= free_bytes:
                     return slices
         return MAX_SLICES
+
+    def keeps_hidden(self, slices: int, free_bytes: float) -> bool:
+        """Return whether what lies between two convolutions over time may wait too."""
+        return self.working_bytes(slices) + 2 * self.resting_bytes <= free_bytes
 
 
 def decode_video(
@@ -123,12 +127,14 @@ def decode_video(
     device: torch.device,
     rest: Callable[[Tensor], Tensor],
     note: Callable[[int], None] = lambda stage: None,
+    keeps_hidden: bool = False,
 ) -> Tensor:
     """Return the decoded frames (T, C, H, W) of a latent (T, 4, h, w), one video.
 
     slices: of the largest stage; smaller ones are cut into fewer. device: where it is computed.
     rest: returns a computed frame where it is to wait. note: called with a stage's number before
-    each of its slices of frames; it may raise to stop.
+    each of its slices of frames; it may raise to stop. keeps_hidden: whether there is room to keep
+    what lies between two convolutions over time; it is computed twice without.
     """
     frames = list(latent)
     statistics = None
@@ -142,7 +148,8 @@ def decode_video(
         if isinstance(stage, TimeStage):
             rows = _FrameRows(frames, device)
             first, second = stage.norms(rows.read(0, 1))
-            temporal_residual(rows, first, second, None, stage.mix, count, statistics=statistics)
+            keep = rows.like if keeps_hidden else None
+            temporal_residual(rows, first, second, None, stage.mix, count, keep, statistics)
             statistics = None
             continue
         statistics = None
@@ -151,10 +158,15 @@ def decode_video(
             output = stage.compute(torch.stack(frames[start:stop]).to(device))
             if isinstance(following, TimeStage):
                 statistics = statistics or GroupStatistics(following.norms(output)[0].groups)
-                statistics.add(output.transpose(0, 1)[None])
+                _add_frames(statistics, output)
             frames[start:stop] = [rest(frame) for frame in output]
             del output
     return torch.stack([frame.to(device) for frame in frames])
+
+
+def _add_frames(statistics: GroupStatistics, frames: Tensor) -> None:
+    for frame in frames:  # one by one: they are added up in float32
+        statistics.add(frame[None])
 
 
 class _FrameRows:
@@ -167,6 +179,11 @@ class _FrameRows:
     def height(self) -> int:
         """How many rows there are."""
         return self.frames[0].shape[1]
+
+    def like(self, piece: Tensor) -> "_FrameRows":
+        """Return room for as many rows of the dtype of ``piece``."""
+        room = [torch.empty_like(frame, dtype=piece.dtype) for frame in self.frames]
+        return _FrameRows(room, self.device)
 
     def read(self, start: int, stop: int) -> Tensor:
         """Return a copy of rows."""

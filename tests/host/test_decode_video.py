@@ -4,7 +4,8 @@ import comfy.model_management
 import comfy.sd
 import pytest
 import torch
-from comfy.ldm.modules.temporal_ae import VideoDecoder, VideoResBlock
+from comfy.ldm.modules.temporal_ae import VideoResBlock
+from full_size_svd import fill_with_random_weights, make_video_decoder
 from live_memory import LiveMemory
 from vcut.comfy_adapter import video_vae
 from vcut.comfy_adapter.video_vae import stages_of
@@ -12,40 +13,22 @@ from vcut.nodes.decode_video import DecodeVideo
 from vcut.vcut_core.video_decoding import MAX_SLICES, DecodeMemory, decode_video
 
 CPU = torch.device("cpu")
-SMALL = {
-    "ch": 32, "out_ch": 3, "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [],
-    "in_channels": 3, "resolution": 32, "z_channels": 4, "video_kernel_size": [3, 1, 1],
-    "alpha": 0.0, "double_z": True,
-}  # fmt: skip
-FULL = {**SMALL, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "resolution": 256}
-
-
-def _fill(module: torch.nn.Module) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for name, weight in module.named_parameters():
-        if weight.ndim < 2:
-            mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-            weight.data.normal_(mean, 0.2, generator=generator)
-        else:
-            weight.data.normal_(0, weight[0].numel() ** -0.5, generator=generator)
+SMALL = {"ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1, "resolution": 32}
 
 
 @pytest.fixture(scope="module")
 def decoder():
-    decoder = VideoDecoder(**SMALL)
-    _fill(decoder)
+    decoder = make_video_decoder(**SMALL)
+    fill_with_random_weights(decoder)
     return decoder
 
 
 @pytest.fixture(scope="module")
 def vae():
     """SVD's VAE at full width with random weights, as ComfyUI makes it of a checkpoint's."""
-    weights = {}
-    key = torch.zeros(1)
-    empty = comfy.sd.VAE(sd={"decoder.mid.block_1.mix_factor": key})
-    _fill(empty.first_stage_model)
-    weights = empty.first_stage_model.state_dict()
-    return comfy.sd.VAE(sd=weights, dtype=torch.float32)
+    empty = comfy.sd.VAE(sd={"decoder.mid.block_1.mix_factor": torch.zeros(1)})
+    fill_with_random_weights(empty.first_stage_model)
+    return comfy.sd.VAE(sd=empty.first_stage_model.state_dict(), dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +48,14 @@ def whole(vae, latent):
 
 
 @pytest.mark.parametrize("slices", [1, 2, 3, 5, 7, MAX_SLICES])
+@pytest.mark.parametrize("keeps_hidden", [True, False])
 @torch.inference_mode()
-def test_slices_give_what_the_whole_decoder_gives(decoder, difference, slices):
+def test_slices_give_what_the_whole_decoder_gives(decoder, difference, slices, keeps_hidden):
     latent = torch.randn(5, 4, 6, 7)
     expected = decoder(latent)
-    output = decode_video(latent, stages_of(decoder), slices, CPU, torch.clone)
+    output = decode_video(
+        latent, stages_of(decoder), slices, CPU, torch.clone, keeps_hidden=keeps_hidden
+    )
     assert difference(output, expected) < 1e-5
     in_chunks = torch.cat([decoder(latent[:2]), decoder(latent[2:])])
     assert difference(in_chunks, expected) > 1e-2  # which is what this is about
@@ -84,12 +70,12 @@ def test_node_decodes_a_video_as_one(vae, latent, whole, difference, slices):
 
 
 def test_picture_does_not_depend_on_the_free_memory(vae, latent, whole, difference, monkeypatch):
-    monkeypatch.setattr(video_vae.comfy.model_management, "get_free_memory", lambda *_: 3e7)
+    monkeypatch.setattr(video_vae.comfy.model_management, "get_free_memory", lambda *_: 2e7)
     decoded = video_vae.decode(vae, latent, 0)
     lines = decoded.lines
     assert difference(decoded.images, whole) < 1e-5
     assert lines[0] == "5 frames decoded as one video"
-    assert lines[2] == "VAE Decode would have taken 2 frames at a time"
+    assert lines[2] == "VAE Decode would have taken 1 frames at a time"
     assert int(lines[1].split()[0]) > 1 and "(automatic)" in lines[1]
 
 
@@ -105,7 +91,7 @@ def test_single_frame_is_a_video_of_one(vae, latent, difference):
 def test_half_precision_differs_by_what_the_dtype_does(decoder, difference, dtype):
     latent = torch.randn(5, 4, 6, 7)
     exact = decoder(latent)
-    half = VideoDecoder(**SMALL)
+    half = make_video_decoder(**SMALL)
     half.load_state_dict(decoder.state_dict())
     half = half.to(dtype)
     own = difference(half(latent.to(dtype)).float(), exact)
@@ -120,7 +106,7 @@ def test_half_precision_differs_by_what_the_dtype_does(decoder, difference, dtyp
 @pytest.fixture(scope="module")
 def full_size():
     """SVD-XT's decoder without its weights."""
-    decoder = VideoDecoder(**FULL).to("meta").half()
+    decoder = make_video_decoder().to("meta").half()
     decoder.mid.attn_1.optimized_attention = lambda q, k, v: torch.empty_like(q)
     return decoder
 
@@ -147,10 +133,15 @@ def test_thirteen_slices_of_svd_xt_work_on_less_than_2_5_gb(full_size):
 def test_fewest_slices_that_fit_are_chosen(full_size):
     memory = DecodeMemory(stages_of(full_size), 25, 72 * 128, 2)
     assert memory.choose(40e9) == 1
-    # With what waits on the device too: 8 GB take 9 slices, less takes more.
-    fits = memory.choose(8e9)
-    assert memory.working_bytes(fits) + memory.resting_bytes <= 8e9
-    assert memory.working_bytes(fits - 1) + memory.resting_bytes > 8e9
+    # With what waits on the device too, and what lies between two convolutions.
+    fits = memory.choose(16e9)
+    assert memory.working_bytes(fits) + 2 * memory.resting_bytes <= 16e9
+    assert memory.working_bytes(fits - 1) + 2 * memory.resting_bytes > 16e9
+    assert memory.keeps_hidden(fits, 16e9) and not memory.keeps_hidden(fits - 1, 16e9)
+    # Too little for both: what lies between is computed twice.
+    fits = memory.choose(6e9)
+    assert memory.working_bytes(fits) + memory.resting_bytes <= 6e9
+    assert not memory.keeps_hidden(fits, 6e9)
     # Too little for what waits: that goes to system memory.
     assert memory.working_bytes(memory.choose(3e9)) <= 3e9
     assert memory.choose(1e6) == MAX_SLICES

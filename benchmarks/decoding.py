@@ -1,0 +1,225 @@
+"""Counts and times decoding in slices, and shows what decoding in chunks of frames does.
+
+python3 benchmarks/decoding.py [--rounds 3] [--size 128]
+
+Memory: every tensor storage of SVD's decoder at full size on the meta device, in fp16. Time and
+chunks: the decoder at full width with random weights, in fp32 on the CPU, for a small video; its
+pictures are noise. Writes benchmarks/results/decoding.json and decoding.md.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parent
+ROOT = BENCH.parent
+sys.path.insert(0, str(ROOT / "demo"))
+
+from command_line import positive  # noqa: E402
+from host_nodes import BenchError, start_comfyui  # noqa: E402
+from private_comfyui.install import HostError, run_inside  # noqa: E402
+
+RESULTS = BENCH / "results"
+VIDEOS = ((25, 576, 1024), (14, 576, 1024), (25, 320, 576), (14, 320, 576))
+SLICES = (1, 2, 5, 13, 25)
+CHUNKS = (1, 2, 4, 8)
+FRAMES = 14  # of the video that is timed and cut into chunks
+
+
+def main() -> int:
+    """Measure everything, write and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--size", type=positive, default=128, help="of the small video, in pixels")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    try:
+        exit_code = run_inside(Path(__file__), sys.argv[1:])
+        if exit_code is not None:
+            return exit_code
+        start_comfyui("cpu")
+    except (BenchError, HostError) as error:
+        print(f"VCUT: {error}", file=sys.stderr)
+        return 1
+    import torch
+    from full_size_svd import fill_with_random_weights, make_video_decoder
+    from machine import circumstances
+
+    with torch.inference_mode():
+        decoder = make_video_decoder()
+        fill_with_random_weights(decoder)
+        latent = torch.randn(
+            FRAMES, 4, options.size // 8, options.size // 8,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        results = {
+            "command": " ".join(["python3 benchmarks/decoding.py", *sys.argv[1:]]),
+            **circumstances(),
+            "frames": FRAMES,
+            "size": options.size,
+            "memory": [row for video in VIDEOS for row in count_memory(*video)],
+            "time": time_slices(decoder, latent, options.rounds),
+            "chunks": measure_chunks(decoder, latent),
+        }
+    text = markdown(results)
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "decoding.json").write_text(json.dumps(results, indent=1) + "\n")
+    (options.output / "decoding.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+def count_memory(frames: int, height: int, width: int) -> list[dict]:
+    """Return peaks in bytes for each number of slices, waiting frames on the card and elsewhere."""
+    import torch
+    from full_size_svd import make_video_decoder
+    from live_memory import LiveMemory
+    from torch.utils._python_dispatch import _disable_current_modes
+    from vcut.comfy_adapter.video_vae import stages_of
+    from vcut.vcut_core.video_decoding import DecodeMemory, decode_video
+
+    decoder = make_video_decoder().to("meta").half()
+    # Counts as flash attention: an output and no matrix of scores.
+    decoder.mid.attn_1.optimized_attention = lambda q, k, v: torch.empty_like(q)
+    stages = stages_of(decoder)
+    latent = torch.empty(frames, 4, height // 8, width // 8, device="meta", dtype=torch.float16)
+    plan = DecodeMemory(stages, frames, latent[0, 0].numel(), 2)
+
+    def elsewhere(frame):
+        with _disable_current_modes():  # not of the card's memory
+            return torch.empty_like(frame)
+
+    rows = []
+    for slices in SLICES:
+        row = {"frames": frames, "height": height, "width": width, "slices": slices}
+        for place, rest in (("card", lambda frame: frame), ("system", elsewhere)):
+            with LiveMemory() as memory:
+                decode_video(latent, stages, slices, latent.device, rest)
+            row[f"{place}_peak_bytes"] = memory.peak_bytes
+        row["planned_bytes"] = plan.working_bytes(slices)
+        row["resting_bytes"] = plan.resting_bytes
+        rows.append(row)
+    return rows
+
+
+def time_slices(decoder, latent, rounds: int) -> list[dict]:
+    """Return the seconds of the whole decode and of slices, taken in turn, and their distance."""
+    import torch
+    from vcut.comfy_adapter.video_vae import stages_of
+    from vcut.vcut_core.video_decoding import decode_video
+
+    stages = stages_of(decoder)
+    runs = {"whole": lambda: decoder(latent)}
+    for slices in (2, 5, 14):
+        for keeps_hidden in (True, False):
+            runs[f"{slices}, {'with' if keeps_hidden else 'without'} room to spare"] = (
+                lambda slices=slices, keeps_hidden=keeps_hidden: decode_video(
+                    latent, stages, slices, latent.device, torch.clone, keeps_hidden=keeps_hidden
+                )
+            )
+    whole, seconds = runs["whole"](), {name: [] for name in runs}  # which warms up too
+    differences = {}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            started = time.process_time()
+            output = run()
+            seconds[name].append(time.process_time() - started)
+            differences[name] = ((output - whole).norm() / whole.norm()).item()
+    base = statistics.median(seconds["whole"])
+    return [
+        {
+            "slices": name,
+            "cpu_seconds": statistics.median(found),
+            "of_whole": statistics.median(found) / base,
+            "difference": differences[name],
+        }
+        for name, found in seconds.items()
+    ]
+
+
+def measure_chunks(decoder, latent) -> list[dict]:
+    """Return how far chunks of frames lie from the whole video, and how they jump at borders."""
+    import torch
+
+    whole = decoder(latent)
+    spread = whole.std()
+    rows = []
+    for size in CHUNKS:
+        video = torch.cat([decoder(part) for part in latent.split(size)])
+        distance = (video - whole).square().mean((1, 2, 3)).sqrt() / spread
+        steps = (video[1:] - video[:-1]).square().mean((1, 2, 3)).sqrt()
+        own = (whole[1:] - whole[:-1]).square().mean((1, 2, 3)).sqrt()
+        is_border = torch.arange(1, len(latent)) % size == 0
+        ratio = steps / own
+        rows.append({
+            "chunk": size,
+            "distance": distance.mean().item(),
+            "worst_frame": distance.max().item(),
+            "step_at_borders": ratio[is_border].mean().item(),
+            "step_inside": ratio[~is_border].mean().item() if size > 1 else None,
+        })  # fmt: skip
+    return rows
+
+
+def markdown(results: dict) -> str:
+    """Return the results as a page."""
+    names = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    lines = [
+        "# Decoding in slices",
+        "",
+        f"`{results['command']}`, {results['date']}, {results['device']}. {names}.",
+        "",
+        "## Memory",
+        "",
+        "Peak of live activations of SVD's decoder at full size, fp16, GB, counted on the meta "
+        "device. What waits between two layers lies on the card, or in system memory.",
+        "",
+        "| video | slices | all on the card | waiting in system memory | planned | waiting |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in results["memory"]:
+        video = f"{row['frames']} frames, {row['width']}x{row['height']}"
+        sizes = ("card_peak_bytes", "system_peak_bytes", "planned_bytes", "resting_bytes")
+        cells = " | ".join(f"{row[name] / 1e9:.2f}" for name in sizes)
+        lines.append(f"| {video} | {row['slices']} | {cells} |")
+    small = f"{results['frames']} frames of {results['size']}x{results['size']}"
+    lines += [
+        "",
+        "## Time",
+        "",
+        f"{small}, full width, random weights, fp32, CPU time; relative distance to the whole.",
+        "",
+        "| slices | seconds | of the whole | difference |",
+        "| --- | --- | --- | --- |",
+    ]
+    for row in results["time"]:
+        lines.append(
+            f"| {row['slices']} | {row['cpu_seconds']:.2f} | {row['of_whole']:.2f} "
+            f"| {row['difference']:.1e} |"
+        )
+    lines += [
+        "",
+        "## What chunks of frames do",
+        "",
+        f"{small}, full width, random weights: the pictures are noise, so these figures show that "
+        "the decoder looks over time, not how visible it is. Distance to the whole decode in "
+        "standard deviations of the picture; the step from frame to frame as a multiple of the "
+        "whole decode's.",
+        "",
+        "| frames at a time | distance | worst frame | step at borders | step inside |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in results["chunks"]:
+        inside = "" if row["step_inside"] is None else f"{row['step_inside']:.2f}"
+        lines.append(
+            f"| {row['chunk']} | {row['distance']:.3f} | {row['worst_frame']:.3f} "
+            f"| {row['step_at_borders']:.2f} | {inside} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
