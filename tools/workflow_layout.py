@@ -33,7 +33,9 @@ def layout(recipe: Recipe) -> dict:
         ["VideoLinearCFGGuidance", [guide, 40], 230, 0, {"min_cfg": 1.0}],
         ["SVD_img2vid_Conditioning", [condition, 560], 280, 0, _conditioning(recipe)],
         ["KSampler", [sampler, 40], 270, 0, _sampler(recipe)],
-        ["VAEDecode", [sampler, 400], 270, 0, {}],
+        ["VAEDecode", [sampler, 400], 270, 0, {}]
+        if not has_vcut
+        else ["VCUT_DecodeVideo", [sampler, 400], 270, 150, {"slices": 0}],
         ["CreateVideo", [video, 40], 270, 0, {"fps": 6}],
         ["SaveVideo", [video, 180], 270, 290, {"filename_prefix": "video/svd"}],
         ["MarkdownNote", [0, 40], 390, 250, {"": note_text(recipe)}, "About this workflow"],

@@ -27,6 +27,7 @@ WIDGET_DEFAULTS = {
 STOCK_LOADER = "ImageOnlyCheckpointLoader"
 PRUNED_LOADER = "VCUT_LoadSVDCheckpoint"
 COMPARISON = "VCUT_CompareVideos"  # two videos go in
+DECODER, STOCK_DECODER = "VCUT_DecodeVideo", "VAEDecode"
 
 
 def _model_sockets(folder: Path) -> dict[str, set[str]]:
@@ -231,11 +232,17 @@ def set_inputs(prompt: dict, class_type: str, **values) -> None:
 
 
 def without_vcut(prompt: dict) -> dict:
-    """Return the prompt with VCUT's nodes taken out, their links closed up, the stock loader in."""
+    """Return the prompt with VCUT's nodes taken out and their links closed up.
+
+    ComfyUI's own nodes take the place of VCUT's loader and decoder.
+    """
     prompt = copy.deepcopy(prompt)
     for node_id in nodes_of(prompt, PRUNED_LOADER):
         inputs = {"ckpt_name": _input(prompt[node_id], "ckpt_name")}
         prompt[node_id] = {"class_type": STOCK_LOADER, "inputs": inputs}
+    for node_id in nodes_of(prompt, DECODER):
+        inputs = {name: _input(prompt[node_id], name) for name in ("samples", "vae")}
+        prompt[node_id] = {"class_type": STOCK_DECODER, "inputs": inputs}
     for node_id in nodes_of(prompt, *MODEL_NODES):
         _reconnect(prompt, [node_id, 0], _input(prompt.pop(node_id), "model"))
     return prompt
@@ -310,7 +317,7 @@ def add_frames_output(prompt: dict) -> str:
 
     Raises WorkflowError when the prompt decodes no frames.
     """
-    decoders = nodes_of(prompt, "VAEDecode", "VAEDecodeTiled")
+    decoders = nodes_of(prompt, STOCK_DECODER, DECODER, "VAEDecodeTiled")
     if not decoders:
         raise WorkflowError("expected a workflow that ends in VAE Decode, found none.")
     prompt["frames"] = {

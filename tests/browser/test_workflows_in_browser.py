@@ -53,6 +53,10 @@ VCUT_VALUES = {
     },
 }
 
+for values in VCUT_VALUES.values():
+    if values:  # all but the baseline decode with it
+        values["VCUT_DecodeVideo"] = [0]
+
 USE_TINY_MODEL = """() => {
     const {graph} = window.app
     const find = type => graph.nodes.find(node => node.type === type)

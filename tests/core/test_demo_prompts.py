@@ -178,6 +178,17 @@ def test_without_vcut_is_the_stock_graph():
     assert prompt == _vcut_prompt()  # the caller's prompt stays
 
 
+def test_without_vcut_a_video_is_decoded_by_the_stock_node():
+    prompt = _vcut_prompt()
+    prompt["4"] = {
+        "class_type": "VCUT_DecodeVideo",
+        "inputs": {"samples": ["3", 0], "vae": ["1", 2], "slices": 0},
+    }
+    assert prompts.without_vcut(prompt)["4"] == _vcut_prompt()["4"]
+    assert prompts.add_frames_output(prompt) == "frames"
+    assert prompt["frames"]["inputs"]["images"] == ["4", 0]
+
+
 @pytest.mark.parametrize("file", sorted(WORKFLOWS.glob("*vcut*.json")), ids=lambda file: file.stem)
 def test_without_vcut_nothing_of_vcut_stays_in_a_shipped_workflow(file):
     prompt = {}
