@@ -1,6 +1,6 @@
 """Counts and times decoding in slices, and shows what decoding in chunks of frames does.
 
-python3 benchmarks/decoding.py [--rounds 3] [--size 128]
+python3 benchmarks/decoding.py [--rounds 3] [--size 96]
 
 Memory: every tensor storage of SVD's decoder at full size on the meta device, in fp16. Time and
 chunks: the decoder at full width with random weights, in fp32 on the CPU, for a small video; its
@@ -33,7 +33,7 @@ def main() -> int:
     """Measure everything, write and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=positive, default=3)
-    parser.add_argument("--size", type=positive, default=128, help="of the small video, in pixels")
+    parser.add_argument("--size", type=positive, default=96, help="of the small video, in pixels")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     try:

@@ -154,7 +154,8 @@ def _panel(panel, rows: list[dict], two_seeds: dict | None, test: str) -> None:
     panel.set_xlabel("work, % of the full run (less is faster)")
     panel.set_ylabel("change of the picture, levels of 255 (less is nearer)")
     panel.set_title(TITLES[test], fontsize=12)
-    panel.legend(frameon=False, loc="upper right")
+    panel.set_xlim(36, 104)
+    panel.legend(frameon=False, loc="lower right")
 
 
 def write_report(results: dict, folder: Path) -> None:

@@ -28,7 +28,7 @@ def prediction_call(
 
     def phase(sigma: float) -> Hashable:
         own = [technique.phase(sigma, sigmas()) for technique in techniques]
-        return (*own, *_active_parts(guider.conds, sigma))
+        return (*own, *_active_parts(getattr(guider, "conds", {}), sigma))
 
     other = step_cache_of_another_pack(options)
     reason = f"off: {other} is on this model too" if other else None

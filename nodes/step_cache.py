@@ -29,8 +29,9 @@ class StepCacheNode(io.ComfyNode):
                     "pace",
                     options=list(PACES),
                     default=next(iter(PACES)),
-                    tooltip="How many of 25 karras steps are computed. careful: 16. balanced: 14. "
-                    "fast: 12.",
+                    tooltip="How many of 25 karras steps are computed, and how far the picture "
+                    "moves on our tiny SVD, of 255 levels (another seed: 4). balanced: 14, 0.06. "
+                    "careful: 16, 0.01. fast: 12, 0.08, and more where the motion is uncertain.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The same model, with steps left out.")],
