@@ -17,7 +17,7 @@ from private_comfyui import prompts
 from private_comfyui.install import DEMO, PACK, WORKFLOWS, HostError, current_host, run_inside
 
 EXAMPLE_IMAGE = DEMO / "tiny_svd" / "example_input.png"
-DEFAULT_WORKFLOW = WORKFLOWS / "svd_vcut.json"
+DEFAULT_WORKFLOW = WORKFLOWS / "svd_xt_vcut_fast.json"
 TINY_SIDE = 64  # pixels: the width and height that the tiny SVD was trained at
 IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\x00", b"MM\x00*")
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".sft")
