@@ -179,6 +179,8 @@ def test_what_is_kept_is_two_latents_in_fp32():
     run.ask_all()
     assert run.technique.counts()["bytes"] == 2 * (2 * 4 * 3 * 3) * 4
     assert run.technique.plan.kept_bytes(72) == 2 * 72 * 4
+    # SVD-XT at 1024x576: 7 MiB.
+    assert run.technique.plan.kept_bytes(25 * 4 * 72 * 128) == pytest.approx(7 * 2**20, rel=0.01)
 
 
 def test_history_starts_anew_where_the_phase_changes():

@@ -10,7 +10,8 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
-from vcut.comfy_adapter import with_technique
+from vcut.comfy_adapter import prune_model, with_technique
+from vcut.vcut_core.cross_attention import CrossAttentionConfig
 from vcut.vcut_core.guidance_cut import GuidanceConfig
 from vcut.vcut_core.predicted_path import PredictedPath
 from vcut.vcut_core.step_cache import StepCacheConfig
@@ -120,6 +121,66 @@ def test_first_unguided_and_first_guided_step_are_computed(small, run):
         (min(range(25), key=lambda k: abs(schedule[k] - sigma)), conds) for sigma, conds in sigmas
     ]
     assert steps[:3] == [(0, 1), (3, 2), (7, 1)]
+
+
+# --- guiders, and the pruned model ----------------------------------------------------------------
+
+
+def _guider(nodes, name, model, positive, other, negative):
+    if name == "CFGGuider":
+        conds = {"positive": positive, "negative": negative, "cfg": 2.5}
+    elif name == "BasicGuider":
+        conds = {"conditioning": positive}
+    elif name == "DualCFGGuider":
+        conds = {"cond1": positive, "cond2": other, "negative": negative, "cfg_conds": 2.5,
+                 "cfg_cond2_negative": 1.5, "style": "regular"}  # fmt: skip
+    else:
+        conds = {"positive": positive, "negative": other, "empty_conditioning": negative,
+                 "cfg": 2.5, "neg_scale": 1.0}  # fmt: skip
+    return nodes.call(name, model=model, **conds)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "conds"),
+    [("CFGGuider", 2), ("BasicGuider", 1), ("DualCFGGuider", 3), ("PerpNegGuider", 3)],
+)
+def test_guiders_save_all_of_their_conds(
+    small, nodes, tiny, conditioning, traced, summaries, name, conds
+):
+    positive, negative, latent = conditioning
+    other = tiny.conditioning(seed=5, frames=2)[0]
+    model, trace = traced(with_technique(small, BALANCED))
+    nodes.call(
+        "SamplerCustomAdvanced",
+        noise=nodes.call("RandomNoise", noise_seed=0)[0],
+        guider=_guider(nodes, name, model, positive, other, negative),
+        sampler=comfy.samplers.sampler_object("euler"),
+        sigmas=tiny.sigmas(25),
+        latent_image=latent,
+    )
+    assert sum(map(len, trace)) == 14 * conds
+    assert f"{14 * conds} of {25 * conds} UNet evaluations; 14 of 25" in _last(summaries)
+
+
+def test_pruned_model_leaves_out_the_same_steps(make_small_svd, run, summaries):
+    layers = CrossAttentionConfig()
+    pruned = prune_model(make_small_svd(), layers)
+    expected, _ = run(with_technique(with_technique(make_small_svd(), layers), FAST))
+    output, trace = run(with_technique(pruned, FAST))
+    assert torch.equal(output, expected) and len(trace) == 12
+
+
+def test_node_that_reads_the_unguided_prediction_has_all_steps(small, run, summaries):
+    model = small.clone()
+
+    def add_unguided(args):
+        return args["denoised"] + 0.1 * args["uncond_denoised"]
+
+    model.set_model_sampler_post_cfg_function(add_unguided, disable_cfg1_optimization=True)
+    expected, all_calls = run(model)
+    output, trace = run(with_technique(model, FAST))
+    assert torch.equal(output, expected) and trace == all_calls
+    assert "reads the unguided prediction (25 calls)" in _last(summaries)
 
 
 # --- parts of a schedule --------------------------------------------------------------------------
