@@ -109,7 +109,7 @@ class SamplingRun:
 
     def sampler_sample(self, executor, guider, *args, **kwargs):
         """SAMPLER_SAMPLE wrapper: runs after loading, when object patches are in place."""
-        self._sampler = executor.class_obj
+        self._sampler = getattr(executor, "class_obj", None)
         unet = guider.inner_model.diffusion_model
         modules = unet.modules() if isinstance(unet, torch.nn.Module) else ()
         # Another pack may have wrapped the UNet, or put an engine of its own there.

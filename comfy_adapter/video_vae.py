@@ -7,7 +7,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import psutil
 import torch
 from comfy.ldm.modules.diffusionmodules.model import ResnetBlock, nonlinearity
 from comfy.ldm.modules.temporal_ae import AE3DConv, AttnVideoBlock, VideoDecoder, VideoResBlock
@@ -26,7 +25,8 @@ from ..vcut_core.video_decoding import (
 from .forwards import is_watched
 from .layer_calls import norm_then_conv
 
-NO_STAGES = "as VAE Decode does: this VAE has no time axis, or another pack hooks into it"
+NO_TIME_AXIS = ["as VAE Decode does:", "this VAE has no time axis"]
+HOOKED_INTO = ["as VAE Decode does:", "another pack hooks into this VAE"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Decoded:
 
 
 def stages_of(decoder: Any) -> list[Stage] | None:
-    """Return the decoder's way from latent to pixels, None unless it is SVD's, as it was made.
+    """Return the way from latent to pixels of SVD's decoder, None unless it is as it was made.
 
     Weights are read when a stage runs.
     """
-    if not isinstance(decoder, VideoDecoder) or not all(map(_is_known, _parts(decoder))):
+    if not all(map(_is_known, _parts(decoder))):
         return None
     builder = _Builder()
     builder.frames(decoder.conv_in, decoder.conv_in.out_channels)
@@ -151,9 +151,12 @@ def decode(vae, samples: Tensor, slices: int) -> Decoded:
     """
     management = comfy.model_management
     vae.throw_exception_if_invalid()
-    stages = stages_of(getattr(vae.first_stage_model, "decoder", None))
+    decoder = getattr(vae.first_stage_model, "decoder", None)
+    if not isinstance(decoder, VideoDecoder):
+        return Decoded(vae.decode(samples), NO_TIME_AXIS)
+    stages = stages_of(decoder)
     if stages is None:
-        return Decoded(vae.decode(samples), [NO_STAGES])
+        return Decoded(vae.decode(samples), HOOKED_INTO)
     device, dtype = vae.device, vae.vae_dtype
     frames, _, height, width = samples.shape
     memory = DecodeMemory(stages, frames, height * width, dtype.itemsize)
@@ -225,7 +228,7 @@ def _decode_in(vae, samples, stages, memory: DecodeMemory, slices: int) -> Tenso
 
 
 def _require_system_memory(needed: int) -> None:
-    available = psutil.virtual_memory().available
+    available = comfy.model_management.get_free_memory(torch.device("cpu"))
     if needed > available:
         raise RuntimeError(
             f"expected {needed / 1e9:.1f} GB of free system memory for the frames that wait, got "

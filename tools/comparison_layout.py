@@ -25,7 +25,7 @@ def comparison_layout(
         ["VCUT_PatchSVDModel", [450, 460], 280, 250, modes],
         ["VCUT_GuidanceScheduler", [760, 460], 280, 250, schedule],
         ["KSampler", [1150, 460], 270, 0, sampler, "KSampler with VCUT"],
-        ["VCUT_DecodeVideo", [1150, 760], 270, 150, {"slices": 0}],
+        ["VCUT_DecodeVideo", [1150, 760], 270, 250, {"slices": 0}],
         ["VCUT_CompareVideos", [1490, 40], 340, 330, LABELS | {"difference_gain": 4.0}],
         ["CreateVideo", [1900, 520], 270, 0, {"fps": conditioning["fps"]}],
         ["SaveVideo", [1900, 660], 620, 330, {"filename_prefix": "video/svd_compare"}],

@@ -35,7 +35,7 @@ def layout(recipe: Recipe) -> dict:
         ["KSampler", [sampler, 40], 270, 0, _sampler(recipe)],
         ["VAEDecode", [sampler, 400], 270, 0, {}]
         if not has_vcut
-        else ["VCUT_DecodeVideo", [sampler, 400], 270, 150, {"slices": 0}],
+        else ["VCUT_DecodeVideo", [sampler, 400], 270, TALL, {"slices": 0}],
         ["CreateVideo", [video, 40], 270, 0, {"fps": 6}],
         ["SaveVideo", [video, 180], 270, 290, {"filename_prefix": "video/svd"}],
         ["MarkdownNote", [0, 40], 390, 250, {"": note_text(recipe)}, "About this workflow"],

@@ -249,6 +249,10 @@ def test_template_is_served_with_its_thumbnail(comfyui, name):
 
 
 def test_template_browser_shows_every_thumbnail(page, artefacts):
+    size = page.viewport_size
+    page.set_viewport_size(
+        {**size, "height": 2 * size["height"]}
+    )  # what is out of sight is not there
     page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("VCUT", exact=True).first.click()
@@ -259,6 +263,7 @@ def test_template_browser_shows_every_thumbnail(page, artefacts):
     )
     page.screenshot(path=artefacts / "templates.png")
     shown = dialog.inner_text()
+    page.set_viewport_size(size)
     open_again(page)
 
     assert all(name in shown for name in NAMES)
