@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import asdict
 
 import numpy as np
-from quality_measures import psnr_of
+from quality_measures import LEVEL, psnr_of
 from quality_sampling import Run, Task, read_video
 from quality_statistics import compare, mean_with_interval, paired_difference
 from quality_variants import BASELINE, Variant
@@ -84,7 +84,7 @@ def _two_seeds(run: Run, name: str, pairs: Pairs) -> dict | None:
     distances = []
     for frame in frames:
         videos = (read_video(Task.of(name, frame, seed).file(run))[0] for seed in (0, 1))
-        first, second = (video.astype(np.float64) / 257 for video in videos)
+        first, second = (video.astype(np.float64) / LEVEL for video in videos)
         distances.append(psnr_of(np.square(first - second).mean()))
     return mean_with_interval(distances, frames)
 

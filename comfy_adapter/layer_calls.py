@@ -115,6 +115,10 @@ def _join(parts: list[Tensor], start: int, stop: int | None) -> Tensor:
 
 
 def norm_then_conv(layers, x: Tensor) -> NormThenConv:
+    """Return a ResBlock's group norm and convolution over time, for an input like ``x``.
+
+    layers: its in_layers or out_layers, the norm first and the convolution last.
+    """
     norm = layers[0]
     return NormThenConv(*_weight_and_bias(norm, x), norm.eps, norm.num_groups, layers[-1])
 

@@ -1,7 +1,6 @@
 """The sampler's request for the denoised latent (PREDICT_NOISE) as a PredictionCall."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from functools import cache
 from typing import Any
 
 import comfy.k_diffusion.sampling
@@ -20,11 +19,14 @@ def prediction_call(
     model_options: dict,
     techniques: Sequence[Technique],
     count_evaluations: Callable[[], int],
+    sigmas: Callable[[], Sequence[float]],
     sampler,
 ) -> PredictionCall:
-    """Return the call for the host's arguments. sampler: the host's, None where it is unknown."""
+    """Return the call for the host's arguments.
+
+    sigmas: of the schedule, asked for at every step. sampler: the host's, None where it is unknown.
+    """
     options = model_options["transformer_options"]
-    sigmas = cache(lambda: tuple(options["sample_sigmas"].tolist()))
 
     def phase(sigma: float) -> Hashable:
         own = [technique.phase(sigma, sigmas()) for technique in techniques]

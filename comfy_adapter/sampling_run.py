@@ -74,6 +74,7 @@ class SamplingRun:
         self._unets: dict[torch.nn.Module, UNetInRun] = {}
         self._installed = ExitStack()
         self._sampler: Any = None  # the host's, once it is known
+        self._schedule: tuple[Any, tuple[float, ...]] = (None, ())  # on the device, and read
         self._started_at: float | None = None  # of the first evaluation: loading is not sampling
 
     def memory_required(self):
@@ -125,6 +126,7 @@ class SamplingRun:
         model_options = args[0] if args else kwargs.get("model_options", {})
         if "sample_sigmas" not in model_options.get("transformer_options", {}):
             return executor(x, timestep, *args, **kwargs)  # asked by someone outside of sampling
+        schedule = model_options["transformer_options"]["sample_sigmas"]
         call = prediction_call(
             executor.class_obj,
             x,
@@ -132,6 +134,7 @@ class SamplingRun:
             model_options,
             self.techniques,
             lambda: self.counts.unet_evaluations + self.counts.evaluations_saved,
+            lambda: self._read(schedule),
             self._sampler,
         )
 
@@ -139,6 +142,12 @@ class SamplingRun:
             return executor(x, timestep, *args, **kwargs)
 
         return chain(self.techniques, "around_prediction", predict)(call)
+
+    def _read(self, schedule: torch.Tensor) -> tuple[float, ...]:
+        """Return a schedule's sigmas, read from the device once: reading waits for it."""
+        if self._schedule[0] is not schedule:
+            self._schedule = (schedule, tuple(schedule.tolist()))
+        return self._schedule[1]
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kw):
         """CALC_COND_BATCH wrapper: let the techniques decide which conds are evaluated, and how."""

@@ -164,19 +164,15 @@ def decode(vae, samples: Tensor, slices: int) -> Decoded:
     free = management.get_free_memory(device) - max(0, missing)
     chosen = slices if slices != AUTOMATIC else memory.choose(free)
     whole = vae.memory_used_decode(samples.shape, dtype)
-    while True:
-        try:
-            images = _decode_in(vae, samples, stages, memory, chosen)
-            break
-        except management.OOM_EXCEPTION:
-            if chosen >= MAX_SLICES:
-                raise RuntimeError(
-                    f"expected {memory.working_bytes(chosen) / 1e9:.1f} GB of free memory to "
-                    "decode in the most slices, and it was not there. Close other programs, or "
-                    "make the video smaller."
-                ) from None
-            chosen = min(MAX_SLICES, 2 * chosen)
-            management.soft_empty_cache()
+    while (images := _decode_in(vae, samples, stages, memory, chosen)) is None:
+        if chosen >= MAX_SLICES:
+            raise RuntimeError(
+                f"expected {memory.required_bytes(chosen, 0) / 1e9:.1f} GB of free memory to "
+                "decode in the most slices, and it was not there. Close other programs, or make "
+                "the video smaller."
+            )
+        chosen = min(MAX_SLICES, 2 * chosen)
+        management.soft_empty_cache()
     at_once = min(frames, max(1, int(free / whole)))
     lines = [f"{frames} frames decoded as one video", _slices_line(chosen, slices, memory)]
     if at_once < frames:
@@ -190,10 +186,14 @@ def _slices_line(chosen: int, asked: int, memory: DecodeMemory) -> str:
     return f"{count}{how}, {memory.working_bytes(chosen) / 1e9:.1f} GB at once"
 
 
-def _decode_in(vae, samples, stages, memory: DecodeMemory, slices: int) -> Tensor:
+def _decode_in(vae, samples, stages, memory: DecodeMemory, slices: int) -> Tensor | None:
+    """Return the pictures, None when memory ran out.
+
+    An exception holds on to all tensors of the frames it came through, so it ends here.
+    """
     management = comfy.model_management
     device, dtype = vae.device, vae.vae_dtype
-    working = memory.working_bytes(slices)
+    working = memory.required_bytes(slices, 0)
     management.load_models_gpu([vae.patcher], memory_required=working)
     free = management.get_free_memory(device)
     room = free - working
@@ -218,12 +218,15 @@ def _decode_in(vae, samples, stages, memory: DecodeMemory, slices: int) -> Tenso
 
     keeps_hidden = memory.keeps_hidden(slices, free)
     samples = samples.to(dtype)
-    with torch.inference_mode():
-        if slices == 1:
-            pixels = vae.first_stage_model.decode(samples.to(device))
-        else:
-            pixels = decode_video(samples, stages, slices, device, rest, note, keeps_hidden)
-        images = vae.process_output(pixels.to(vae.output_device).float())
+    try:
+        with torch.inference_mode():
+            if slices == 1:
+                pixels = vae.first_stage_model.decode(samples.to(device))
+            else:
+                pixels = decode_video(samples, stages, slices, device, rest, note, keeps_hidden)
+            images = vae.process_output(pixels.to(vae.output_device).float())
+    except management.OOM_EXCEPTION:
+        return None
     return images.movedim(1, -1)
 
 

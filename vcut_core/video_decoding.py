@@ -24,6 +24,7 @@ AUTOMATIC = 0
 FRAME_FACTOR = 3.5
 # Rows: the slice, its norm in float32, the convolution's output, another copy of the slice.
 TIME_FACTOR = 5.1
+MARGIN = 1.1  # for a frame on its way, and for what kernels take for themselves
 
 
 @dataclass(frozen=True)
@@ -107,17 +108,22 @@ class DecodeMemory:
         sizes = (s.rest_size for s in self.stages if isinstance(s, FrameStage))
         return math.ceil(max(sizes) * self.pixels * self.frames * self.itemsize)
 
+    def required_bytes(self, slices: int, resting: int) -> int:
+        """Return the bytes, with a margin, where so many activations wait beside the work."""
+        return math.ceil(MARGIN * (self.working_bytes(slices) + resting * self.resting_bytes))
+
     def choose(self, free_bytes: float) -> int:
         """Return the fewest slices with which everything fits, or else what is computed with."""
-        for resting in (2 * self.resting_bytes, self.resting_bytes, 0):
+        for resting in (2, 1, 0):
             for slices in range(1, MAX_SLICES + 1):
-                if self.working_bytes(slices) + resting * (slices > 1) <= free_bytes:
+                # The whole decode keeps nothing waiting.
+                if self.required_bytes(slices, resting if slices > 1 else 0) <= free_bytes:
                     return slices
         return MAX_SLICES
 
     def keeps_hidden(self, slices: int, free_bytes: float) -> bool:
         """Return whether what lies between two convolutions over time may wait too."""
-        return self.working_bytes(slices) + 2 * self.resting_bytes <= free_bytes
+        return self.required_bytes(slices, 2) <= free_bytes
 
 
 def decode_video(

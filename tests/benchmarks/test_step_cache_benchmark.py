@@ -9,6 +9,7 @@ import torch
 from quality_sampling import patched
 from quality_tables import BY_NAME, TABLES
 from rivals import with_cfg_cache, with_outermost_blocks
+from rivals.cfg_cache import _frequencies
 from vcut.comfy_adapter.cost_reading import build_on_meta, measure_on_meta
 from work_meter import WorkMeter
 
@@ -82,14 +83,14 @@ def test_rival_stays_near_the_baseline(tiny, measured, baseline, difference, put
     assert 1e-6 < difference(latent, baseline[0]) < 0.2
 
 
-def test_cfg_cache_is_exact_where_the_difference_stays(tiny, measured, baseline, monkeypatch):
-    # Without its weights, uncond is cond and what it differed by at the last full step.
-    import rivals.cfg_cache as module
-
-    difference = torch.randn(2, 4, 8, 8)
-    low, high = module._frequencies(difference)
+def test_low_and_high_frequencies_make_the_whole():
+    difference = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    low, high = _frequencies(difference)
     assert torch.allclose(low + high, difference, atol=1e-6)
-    assert low.abs().mean() > 0 and high.abs().mean() > 0
+    # A constant is low alone, a chessboard high alone.
+    chessboard = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1
+    assert torch.allclose(_frequencies(torch.ones(1, 4, 8, 8))[1], torch.zeros(1), atol=1e-6)
+    assert torch.allclose(_frequencies(chessboard[None, None])[0], torch.zeros(1), atol=1e-6)
 
 
 def test_every_pair_and_reference_is_a_variant_and_stress_has_no_guidance():

@@ -120,8 +120,8 @@ def test_estimate_covers_the_live_peak_at_full_size(full_size, slices, frames):
     memory = DecodeMemory(stages, frames, 72 * 128, 2)
     with LiveMemory() as live:
         decode_video(latent, stages, slices, latent.device, lambda frame: frame)
-    expected = memory.working_bytes(slices) + memory.resting_bytes * (slices > 1)
-    assert 0.98 < expected / live.peak_bytes < 1.4
+    expected = memory.required_bytes(slices, resting=int(slices > 1))
+    assert 1.05 < expected / live.peak_bytes < 1.4
 
 
 def test_thirteen_slices_of_svd_xt_work_on_less_than_2_5_gb(full_size):
@@ -135,15 +135,14 @@ def test_fewest_slices_that_fit_are_chosen(full_size):
     assert memory.choose(40e9) == 1
     # With what waits on the device too, and what lies between two convolutions.
     fits = memory.choose(16e9)
-    assert memory.working_bytes(fits) + 2 * memory.resting_bytes <= 16e9
-    assert memory.working_bytes(fits - 1) + 2 * memory.resting_bytes > 16e9
+    assert memory.required_bytes(fits, 2) <= 16e9 < memory.required_bytes(fits - 1, 2)
     assert memory.keeps_hidden(fits, 16e9) and not memory.keeps_hidden(fits - 1, 16e9)
     # Too little for both: what lies between is computed twice.
     fits = memory.choose(6e9)
-    assert memory.working_bytes(fits) + memory.resting_bytes <= 6e9
+    assert memory.required_bytes(fits, 1) <= 6e9
     assert not memory.keeps_hidden(fits, 6e9)
     # Too little for what waits: that goes to system memory.
-    assert memory.working_bytes(memory.choose(3e9)) <= 3e9
+    assert memory.required_bytes(memory.choose(3e9), 0) <= 3e9 < memory.required_bytes(64, 1)
     assert memory.choose(1e6) == MAX_SLICES
 
 
@@ -172,7 +171,7 @@ def test_comfyui_is_told_the_true_need(vae, latent, monkeypatch):
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", note)
     DecodeVideo.execute({"samples": latent}, vae, 5)
     memory = DecodeMemory(stages_of(vae.first_stage_model.decoder), 5, 24, 4)
-    assert told == [memory.working_bytes(5)]
+    assert told == [memory.required_bytes(5, 0)]
 
 
 def test_more_slices_are_taken_when_memory_runs_out(vae, latent, whole, difference, monkeypatch):

@@ -86,6 +86,20 @@ def test_split_conds_are_counted_as_one_step(small, run, summaries, monkeypatch)
     assert len(trace) == 28 and "28 of 50 UNet evaluations" in _last(summaries)
 
 
+def test_schedule_is_read_from_the_device_once_a_run(small, run, monkeypatch):
+    lengths = []
+    read = torch.Tensor.tolist
+
+    def note(tensor):
+        lengths.append(tensor.numel())
+        return read(tensor)
+
+    model = with_technique(with_technique(small, GuidanceConfig(17, 25)), BALANCED)
+    monkeypatch.setattr(torch.Tensor, "tolist", note)
+    run(model)
+    assert lengths.count(26) == 2  # the step cache and the cut, once each
+
+
 # --- beside the cut -------------------------------------------------------------------------------
 
 
