@@ -78,12 +78,9 @@ def measure_and_report(options: argparse.Namespace) -> None:
     from private_comfyui.launch import make_pack_importable
 
     make_pack_importable()
-    import quality_report
-    import step_cache_report
     from machine import circumstances
-    from quality_results import collect, write_json, write_sheets
+    from quality_results import write_json, write_sheets
     from quality_sampling import REFERENCES, Run, Task, finish_all, finished_records
-    from step_cache_results import collect_step_cache
 
     sha256 = hashlib.sha256(options.weights.read_bytes()).hexdigest()
     folder = options.work.resolve() / _folder_name(sha256, options.steps)
@@ -104,7 +101,7 @@ def measure_and_report(options: argparse.Namespace) -> None:
         for record in finish_all(run, todo, options.jobs):
             records[Task(**record["task"])] = record
             bar.update()
-    is_guidance = table.name == "guidance"
+    collect, write_report, shown = _how_to_report(table)
     results = {
         "command": " ".join(["python3 benchmarks/quality.py", *sys.argv[1:]]),
         **circumstances(PACKAGES),
@@ -115,19 +112,27 @@ def measure_and_report(options: argparse.Namespace) -> None:
             "steps": options.steps,
             "settings": SETTINGS,
         },
-        **(
-            collect(variants, pairs, records)
-            if is_guidance
-            else collect_step_cache(run, variants, pairs, records)
-        ),
+        **collect(run, variants, pairs, records),
     }
     options.output.mkdir(parents=True, exist_ok=True)
-    report = quality_report if is_guidance else step_cache_report
     results = write_json(options.output / f"{table.file}.json", results)
-    report.write_report(results, options.output)
-    shown = variants if is_guidance else [v for v in variants if v.name in step_cache_report.SHOWN]
-    write_sheets(options.output, run, shown, options.frames)
+    write_report(results, options.output)
+    on_sheets = [variant for variant in variants if variant.name in shown]
+    write_sheets(options.output, run, on_sheets, options.frames)
     print(f"Written to {options.output}: {table.file}.json, .md, .png and contact sheets")
+
+
+def _how_to_report(table: Table) -> tuple:
+    """Return what gathers the table's records, what writes its report, and who is on its sheets."""
+    if table.name == "step_cache":
+        import step_cache_report
+        from step_cache_results import collect
+
+        return collect, step_cache_report.write_report, step_cache_report.SHOWN
+    from quality_report import write_report
+    from quality_results import collect
+
+    return collect, write_report, [variant.name for variant in table.variants]
 
 
 def _chosen(table: Table, names: list[str] | None) -> list[Variant]:

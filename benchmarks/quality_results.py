@@ -19,7 +19,7 @@ DIGITS = 6  # that are kept of every number
 
 
 def collect(
-    variants: list[Variant], pairs: list[tuple[int, int]], records: dict[Task, dict]
+    _run: Run, variants: list[Variant], pairs: list[tuple[int, int]], records: dict[Task, dict]
 ) -> dict:
     """Return the guidance table's values, means, paired differences and orders.
 

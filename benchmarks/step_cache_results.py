@@ -14,9 +14,7 @@ DISTANCE = "psnr_to_baseline"
 Pairs = list[tuple[int, int]]
 
 
-def collect_step_cache(
-    run: Run, variants: list[Variant], pairs: Pairs, records: dict[Task, dict]
-) -> dict:
+def collect(run: Run, variants: list[Variant], pairs: Pairs, records: dict[Task, dict]) -> dict:
     """Return a row for each variant, the paired comparisons, and how far two seeds lie apart."""
     found = {
         variant.name: {

@@ -176,7 +176,8 @@ def decode(vae, samples: Tensor, slices: int) -> Decoded:
     at_once = min(frames, max(1, int(free / whole)))
     lines = [f"{frames} frames decoded as one video", _slices_line(chosen, slices, memory)]
     if at_once < frames:
-        lines.append(f"VAE Decode would have taken {at_once} frames at a time")
+        count = f"{at_once} frame{'' if at_once == 1 else 's'}"
+        lines.append(f"VAE Decode would have taken {count} at a time")
     return Decoded(images, lines)
 
 

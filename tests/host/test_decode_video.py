@@ -75,7 +75,7 @@ def test_picture_does_not_depend_on_the_free_memory(vae, latent, whole, differen
     lines = decoded.lines
     assert difference(decoded.images, whole) < 1e-5
     assert lines[0] == "5 frames decoded as one video"
-    assert lines[2] == "VAE Decode would have taken 1 frames at a time"
+    assert lines[2] == "VAE Decode would have taken 1 frame at a time"
     assert int(lines[1].split()[0]) > 1 and "(automatic)" in lines[1]
 
 
