@@ -45,12 +45,12 @@ def main() -> int:
         print(f"VCUT: {error}", file=sys.stderr)
         return 1
     import torch
-    from full_size_svd import fill_with_random_weights, make_video_decoder
+    from full_size_svd import fill_with_random_weights, make_video_autoencoder
     from machine import circumstances
 
     with torch.inference_mode():
-        decoder = make_video_decoder()
-        fill_with_random_weights(decoder)
+        autoencoder = make_video_autoencoder()
+        fill_with_random_weights(autoencoder)
         latent = torch.randn(
             FRAMES, 4, options.size // 8, options.size // 8,
             generator=torch.Generator().manual_seed(0),
@@ -61,8 +61,8 @@ def main() -> int:
             "frames": FRAMES,
             "size": options.size,
             "memory": [row for video in VIDEOS for row in count_memory(*video)],
-            "time": time_slices(decoder, latent, options.rounds),
-            "chunks": measure_chunks(decoder, latent),
+            "time": time_slices(autoencoder, latent, options.rounds),
+            "chunks": measure_chunks(autoencoder, latent),
         }
     text = markdown(results)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -75,27 +75,27 @@ def main() -> int:
 def count_memory(frames: int, height: int, width: int) -> list[dict]:
     """Return peaks in bytes for each number of slices, waiting frames on the card and elsewhere."""
     import torch
-    from full_size_svd import make_video_decoder
+    from full_size_svd import make_video_autoencoder
     from live_memory import LiveMemory
     from torch.utils._python_dispatch import _disable_current_modes
     from vcut.comfy_adapter.video_vae import stages_of
     from vcut.vcut_core.video_decoding import DecodeMemory, decode_video
 
-    decoder = make_video_decoder().to("meta").half()
+    autoencoder = make_video_autoencoder().to("meta").half()
     # Counts as flash attention: an output and no matrix of scores.
-    decoder.mid.attn_1.optimized_attention = lambda q, k, v: torch.empty_like(q)
-    stages = stages_of(decoder)
+    autoencoder.decoder.mid.attn_1.optimized_attention = lambda q, k, v: torch.empty_like(q)
+    stages = stages_of(autoencoder)
     latent = torch.empty(frames, 4, height // 8, width // 8, device="meta", dtype=torch.float16)
     plan = DecodeMemory(stages, frames, latent[0, 0].numel(), 2)
 
-    def elsewhere(frame):
+    def elsewhere(_number, frame):
         with _disable_current_modes():  # not of the card's memory
             return torch.empty_like(frame)
 
     rows = []
     for slices in SLICES:
         row = {"frames": frames, "height": height, "width": width, "slices": slices}
-        for place, rest in (("card", lambda frame: frame), ("system", elsewhere)):
+        for place, rest in (("card", lambda _, frame: frame), ("system", elsewhere)):
             with LiveMemory() as memory:
                 decode_video(latent, stages, slices, latent.device, rest)
             row[f"{place}_peak_bytes"] = memory.peak_bytes
@@ -105,19 +105,18 @@ def count_memory(frames: int, height: int, width: int) -> list[dict]:
     return rows
 
 
-def time_slices(decoder, latent, rounds: int) -> list[dict]:
+def time_slices(autoencoder, latent, rounds: int) -> list[dict]:
     """Return the seconds of the whole decode and of slices, taken in turn, and their distance."""
-    import torch
     from vcut.comfy_adapter.video_vae import stages_of
     from vcut.vcut_core.video_decoding import decode_video
 
-    stages = stages_of(decoder)
-    runs = {"whole": lambda: decoder(latent)}
+    stages = stages_of(autoencoder)
+    runs = {"whole": lambda: autoencoder.decode(latent)}
     for slices in (2, 5, 14):
         for keeps_hidden in (True, False):
             runs[f"{slices}, {'with' if keeps_hidden else 'without'} room to spare"] = (
                 lambda slices=slices, keeps_hidden=keeps_hidden: decode_video(
-                    latent, stages, slices, latent.device, torch.clone, keeps_hidden=keeps_hidden
+                    latent, stages, slices, latent.device, copy, keeps_hidden=keeps_hidden
                 )
             )
     whole, seconds = runs["whole"](), {name: [] for name in runs}  # which warms up too
@@ -140,15 +139,20 @@ def time_slices(decoder, latent, rounds: int) -> list[dict]:
     ]
 
 
-def measure_chunks(decoder, latent) -> list[dict]:
+def copy(_number: int, frame):
+    """Let a frame wait apart from the others that were computed with it."""
+    return frame.clone()
+
+
+def measure_chunks(autoencoder, latent) -> list[dict]:
     """Return how far chunks of frames lie from the whole video, and how they jump at borders."""
     import torch
 
-    whole = decoder(latent)
+    whole = autoencoder.decode(latent)
     spread = whole.std()
     rows = []
     for size in CHUNKS:
-        video = torch.cat([decoder(part) for part in latent.split(size)])
+        video = torch.cat([autoencoder.decode(part) for part in latent.split(size)])
         distance = (video - whole).square().mean((1, 2, 3)).sqrt() / spread
         steps = (video[1:] - video[:-1]).square().mean((1, 2, 3)).sqrt()
         own = (whole[1:] - whole[:-1]).square().mean((1, 2, 3)).sqrt()

@@ -34,8 +34,8 @@ UNET = {
     "video_kernel_size": [3, 1, 1],
 }
 PARAMETERS = 1_524_623_082
-# Of the VAE's decoder, from the same file; ComfyUI's comfy/sd.py has the same.
-DECODER = {
+# Of the VAE, from the same file; ComfyUI's comfy/sd.py has the same.
+VAE = {
     "ch": 128,
     "out_ch": 3,
     "ch_mult": [1, 2, 4, 4],
@@ -45,9 +45,8 @@ DECODER = {
     "resolution": 256,
     "z_channels": 4,
     "double_z": True,
-    "video_kernel_size": [3, 1, 1],
-    "alpha": 0.0,
 }
+OVER_TIME = {"video_kernel_size": [3, 1, 1], "alpha": 0.0}
 
 
 def make_svd(dtype: torch.dtype, unet: dict | None = None):
@@ -68,14 +67,25 @@ def make_svd(dtype: torch.dtype, unet: dict | None = None):
     return comfy.model_patcher.ModelPatcher(model, device, offload_device)
 
 
-def make_video_decoder(**changes):
-    """Return SVD's VAE decoder with the weights that its layers begin with.
+def make_video_autoencoder(**changes):
+    """Return SVD's VAE, pixels (N, 3, H, W) to latents (N, 4, H/8, W/8) and back.
 
-    changes: to DECODER, for a smaller one.
+    Its weights are not set. changes: to VAE, for a smaller one.
     """
-    from comfy.ldm.modules.temporal_ae import VideoDecoder
+    from comfy.ldm.models.autoencoder import AutoencodingEngine
 
-    return VideoDecoder(**{**DECODER, **changes})
+    modules = "comfy.ldm.modules"
+    sizes = {**VAE, **changes}
+    return AutoencodingEngine(
+        regularizer_config={
+            "target": "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer",
+        },
+        encoder_config={"target": f"{modules}.diffusionmodules.model.Encoder", "params": sizes},
+        decoder_config={
+            "target": f"{modules}.temporal_ae.VideoDecoder",
+            "params": {**sizes, **OVER_TIME},
+        },
+    )
 
 
 def fill_with_random_weights(module: torch.nn.Module) -> None:

@@ -73,34 +73,10 @@ def unet_shapes() -> dict:
 def vae_shapes() -> dict:
     """Return the shapes of SVD's VAE with its temporal decoder, as ComfyUI builds it."""
     import torch
-    from comfy.ldm.models.autoencoder import AutoencodingEngine
+    from full_size_svd import make_video_autoencoder
 
-    encoder = {
-        "double_z": True,
-        "z_channels": 4,
-        "resolution": 256,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": 128,
-        "ch_mult": [1, 2, 4, 4],
-        "num_res_blocks": 2,
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
-    decoder = {**encoder, "video_kernel_size": [3, 1, 1], "alpha": 0.0}
-    classes = "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"
     with torch.device("meta"):
-        vae = AutoencodingEngine(
-            regularizer_config={"target": classes},
-            encoder_config={
-                "target": "comfy.ldm.modules.diffusionmodules.model.Encoder",
-                "params": encoder,
-            },
-            decoder_config={
-                "target": "comfy.ldm.modules.temporal_ae.VideoDecoder",
-                "params": decoder,
-            },
-        )
+        vae = make_video_autoencoder()
     return {VAE_PREFIX + name: weight.shape for name, weight in vae.state_dict().items()}
 
 

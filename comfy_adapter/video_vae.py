@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
+import comfy.sd
 import comfy.utils
 import torch
+from comfy.ldm.models.autoencoder import AutoencodingEngine, AutoencodingEngineLegacy
 from comfy.ldm.modules.diffusionmodules.model import ResnetBlock, nonlinearity
 from comfy.ldm.modules.temporal_ae import AE3DConv, AttnVideoBlock, VideoDecoder, VideoResBlock
 from torch import Tensor, nn
@@ -37,14 +39,17 @@ class Decoded:
     lines: list[str]
 
 
-def stages_of(decoder: Any) -> list[Stage] | None:
-    """Return the way from latent to pixels of SVD's decoder, None unless it is as it was made.
+def stages_of(autoencoder: Any) -> list[Stage] | None:
+    """Return the way from latent to pixels of SVD's VAE, None unless it is as it was made.
 
-    Weights are read when a stage runs.
+    autoencoder: of a comfy.sd.VAE, with a VideoDecoder. Weights are read when a stage runs.
     """
-    if not all(map(_is_known, _parts(decoder))):
+    decoder = autoencoder.decoder
+    if not _decodes_plainly(autoencoder) or not all(map(_is_known, _parts(decoder))):
         return None
     builder = _Builder()
+    if (conv := getattr(autoencoder, "post_quant_conv", None)) is not None:
+        builder.frames(conv, conv.out_channels)
     builder.frames(decoder.conv_in, decoder.conv_in.out_channels)
     builder.residual(decoder.mid.block_1)
     # Query, key and value beside its input and output: twice what a residual block has.
@@ -62,6 +67,15 @@ def stages_of(decoder: Any) -> list[Stage] | None:
     )
     builder.end_frames()
     return [*builder.stages, TimeConvStage(last.time_mix_conv)]
+
+
+def _decodes_plainly(autoencoder: Any) -> bool:
+    """Whether an autoencoder decodes with its decoder and nothing but a convolution before it."""
+    if "decode" in vars(autoencoder):
+        return False
+    if type(autoencoder).decode is AutoencodingEngineLegacy.decode:
+        return autoencoder.bn is None and autoencoder.max_batch_size is None
+    return type(autoencoder).decode is AutoencodingEngine.decode
 
 
 def _parts(decoder: Any) -> Iterator[Any]:
@@ -147,16 +161,23 @@ def decode(vae, samples: Tensor, slices: int) -> Decoded:
     """Return the video of a latent (T, 4, h, w), decoded as one by a VAE (comfy.sd.VAE).
 
     slices: 0 for the fewest that fit. A VAE without a time axis decodes as VAE Decode does.
-    Raises RuntimeError when neither the device nor the system memory holds what has to wait.
+    Raises ValueError for a latent of another kind of model, RuntimeError when neither the device
+    nor the system memory holds what has to wait.
     """
     management = comfy.model_management
     vae.throw_exception_if_invalid()
-    decoder = getattr(vae.first_stage_model, "decoder", None)
-    if not isinstance(decoder, VideoDecoder):
+    if not isinstance(getattr(vae.first_stage_model, "decoder", None), VideoDecoder):
         return Decoded(vae.decode(samples), NO_TIME_AXIS)
-    stages = stages_of(decoder)
+    stages = None
+    if type(vae).decode is comfy.sd.VAE.decode and "decode" not in vars(vae):
+        stages = stages_of(vae.first_stage_model)
     if stages is None:
         return Decoded(vae.decode(samples), HOOKED_INTO)
+    if samples.shape[1] != vae.latent_channels:
+        raise ValueError(
+            f"expected a latent of {vae.latent_channels} channels, as this VAE's, got "
+            f"{samples.shape[1]}. Connect the LATENT of SVD's sampler, or the VAE of its model."
+        )
     device, dtype = vae.device, vae.vae_dtype
     frames, _, height, width = samples.shape
     memory = DecodeMemory(stages, frames, height * width, dtype.itemsize)
@@ -199,13 +220,12 @@ def _decode_in(vae, samples, stages, memory: DecodeMemory, slices: int) -> Tenso
     free = management.get_free_memory(device)
     room = free - working
     frames = samples.shape[0]
-    system = torch.device("cpu")
     if room < memory.resting_bytes and not management.is_device_cpu(device):
         _require_system_memory(memory.resting_bytes)
 
-    def rest(frame: Tensor) -> Tensor:
+    def rest(number: int, frame: Tensor) -> Tensor:
         """Let a frame wait on the device while all of its like fit there."""
-        return frame if frame.nbytes * frames <= room else frame.to(system)
+        return frame if frame.nbytes * frames <= room else system.rest(number, frame)
 
     bar = comfy.utils.ProgressBar(len(stages))
     done = 0
@@ -220,7 +240,7 @@ def _decode_in(vae, samples, stages, memory: DecodeMemory, slices: int) -> Tenso
     keeps_hidden = memory.keeps_hidden(slices, free)
     samples = samples.to(dtype)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), SystemMemory(memory.resting_bytes // frames) as system:
             if slices == 1:
                 pixels = vae.first_stage_model.decode(samples.to(device))
             else:
@@ -229,6 +249,42 @@ def _decode_in(vae, samples, stages, memory: DecodeMemory, slices: int) -> Tenso
     except management.OOM_EXCEPTION:
         return None
     return images.movedim(1, -1)
+
+
+class SystemMemory:
+    """Where frames of up to so many bytes wait off the device, pinned where ComfyUI offers it.
+
+    Copies are not asynchronous: what is read next is read on the CPU.
+    """
+
+    def __init__(self, frame_bytes: int) -> None:
+        self._frame_bytes = frame_bytes
+        self._buffers: dict[int, Tensor] = {}
+        self._pinned: list[Tensor] = []
+
+    def __enter__(self) -> "SystemMemory":
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        for buffer in self._pinned:
+            comfy.model_management.unpin_memory(buffer)
+        self._pinned.clear()
+        self._buffers.clear()
+
+    def rest(self, number: int, frame: Tensor) -> Tensor:
+        """Return a copy of a frame in the place of that number."""
+        if number not in self._buffers:
+            self._buffers[number] = self._new_buffer()
+        buffer = self._buffers[number][: frame.nbytes].view(frame.dtype)
+        return buffer.view(frame.shape).copy_(frame)
+
+    def _new_buffer(self) -> Tensor:
+        # ComfyUI pins nothing but parameters.
+        buffer = nn.Parameter(torch.empty(self._frame_bytes, dtype=torch.uint8), False)
+        pin = getattr(comfy.model_management, "pin_memory", None)
+        if pin is not None and pin(buffer):
+            self._pinned.append(buffer)
+        return buffer
 
 
 def _require_system_memory(needed: int) -> None:

@@ -56,7 +56,7 @@ class DecodeVideo(io.ComfyNode):
             )
         try:
             decoded = decode(vae, latent, slices)
-        except RuntimeError as error:
-            raise RuntimeError(f"{DISPLAY_NAME}: {error}") from error
+        except (ValueError, RuntimeError) as error:
+            raise type(error)(f"{DISPLAY_NAME}: {error}") from error
         show_on_narrow_node(decoded.lines, node_id_of(cls))
         return io.NodeOutput(decoded.images)

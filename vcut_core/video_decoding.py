@@ -131,14 +131,15 @@ def decode_video(
     stages: Sequence[Stage],
     slices: int,
     device: torch.device,
-    rest: Callable[[Tensor], Tensor],
+    rest: Callable[[int, Tensor], Tensor],
     note: Callable[[int], None] = lambda stage: None,
     keeps_hidden: bool = False,
 ) -> Tensor:
     """Return the decoded frames (T, C, H, W) of a latent (T, 4, h, w), one video.
 
     slices: of the largest stage; smaller ones are cut into fewer. device: where it is computed.
-    rest: returns a computed frame where it is to wait. note: called with a stage's number before
+    rest: returns a computed frame, given its number, where it is to wait; the frame of that number
+    before it is no longer read. note: called with a stage's number before
     each of its slices of frames; it may raise to stop. keeps_hidden: whether there is room to keep
     what lies between two convolutions over time; it is computed twice without.
     """
@@ -165,7 +166,7 @@ def decode_video(
             if isinstance(following, TimeStage):
                 statistics = statistics or GroupStatistics(following.norms(output)[0].groups)
                 _add_frames(statistics, output)
-            frames[start:stop] = [rest(frame) for frame in output]
+            frames[start:stop] = [rest(start + k, frame) for k, frame in enumerate(output)]
             del output
     return torch.stack([frame.to(device) for frame in frames])
 

@@ -5,7 +5,7 @@ import comfy.sd
 import pytest
 import torch
 from comfy.ldm.modules.temporal_ae import VideoResBlock
-from full_size_svd import fill_with_random_weights, make_video_decoder
+from full_size_svd import VAE, fill_with_random_weights, make_video_autoencoder
 from live_memory import LiveMemory
 from vcut.comfy_adapter import video_vae
 from vcut.comfy_adapter.video_vae import stages_of
@@ -17,10 +17,10 @@ SMALL = {"ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1, "resolution": 32}
 
 
 @pytest.fixture(scope="module")
-def decoder():
-    decoder = make_video_decoder(**SMALL)
-    fill_with_random_weights(decoder)
-    return decoder
+def autoencoder():
+    autoencoder = make_video_autoencoder(**SMALL)
+    fill_with_random_weights(autoencoder)
+    return autoencoder
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,11 @@ def vae():
     empty = comfy.sd.VAE(sd={"decoder.mid.block_1.mix_factor": torch.zeros(1)})
     fill_with_random_weights(empty.first_stage_model)
     return comfy.sd.VAE(sd=empty.first_stage_model.state_dict(), dtype=torch.float32)
+
+
+def copy(_number, frame):
+    """Let a frame wait apart from the others that were computed with it."""
+    return frame.clone()
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +55,14 @@ def whole(vae, latent):
 @pytest.mark.parametrize("slices", [1, 2, 3, 5, 7, MAX_SLICES])
 @pytest.mark.parametrize("keeps_hidden", [True, False])
 @torch.inference_mode()
-def test_slices_give_what_the_whole_decoder_gives(decoder, difference, slices, keeps_hidden):
+def test_slices_give_what_the_whole_decoder_gives(autoencoder, difference, slices, keeps_hidden):
     latent = torch.randn(5, 4, 6, 7)
-    expected = decoder(latent)
+    expected = autoencoder.decode(latent)
     output = decode_video(
-        latent, stages_of(decoder), slices, CPU, torch.clone, keeps_hidden=keeps_hidden
+        latent, stages_of(autoencoder), slices, CPU, copy, keeps_hidden=keeps_hidden
     )
     assert difference(output, expected) < 1e-5
-    in_chunks = torch.cat([decoder(latent[:2]), decoder(latent[2:])])
+    in_chunks = torch.cat([autoencoder.decode(latent[:2]), autoencoder.decode(latent[2:])])
     assert difference(in_chunks, expected) > 1e-2  # which is what this is about
 
 
@@ -88,14 +93,14 @@ def test_single_frame_is_a_video_of_one(vae, latent, difference):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.inference_mode()
-def test_half_precision_differs_by_what_the_dtype_does(decoder, difference, dtype):
+def test_half_precision_differs_by_what_the_dtype_does(autoencoder, difference, dtype):
     latent = torch.randn(5, 4, 6, 7)
-    exact = decoder(latent)
-    half = make_video_decoder(**SMALL)
-    half.load_state_dict(decoder.state_dict())
+    exact = autoencoder.decode(latent)
+    half = make_video_autoencoder(**SMALL)
+    half.load_state_dict(autoencoder.state_dict())
     half = half.to(dtype)
-    own = difference(half(latent.to(dtype)).float(), exact)
-    output = decode_video(latent.to(dtype), stages_of(half), 3, CPU, torch.clone)
+    own = difference(half.decode(latent.to(dtype)).float(), exact)
+    output = decode_video(latent.to(dtype), stages_of(half), 3, CPU, copy)
     assert output.dtype == dtype
     assert difference(output.float(), exact) < 1.5 * own
 
@@ -105,10 +110,10 @@ def test_half_precision_differs_by_what_the_dtype_does(decoder, difference, dtyp
 
 @pytest.fixture(scope="module")
 def full_size():
-    """SVD-XT's decoder without its weights."""
-    decoder = make_video_decoder().to("meta").half()
-    decoder.mid.attn_1.optimized_attention = lambda q, k, v: torch.empty_like(q)
-    return decoder
+    """SVD-XT's VAE without its weights."""
+    autoencoder = make_video_autoencoder().to("meta").half()
+    autoencoder.decoder.mid.attn_1.optimized_attention = lambda q, k, v: torch.empty_like(q)
+    return autoencoder
 
 
 @pytest.mark.parametrize("slices", [1, 2, 5, 13, 25, 50])
@@ -119,7 +124,7 @@ def test_estimate_covers_the_live_peak_at_full_size(full_size, slices, frames):
     latent = torch.empty(frames, 4, 72, 128, device="meta", dtype=torch.float16)
     memory = DecodeMemory(stages, frames, 72 * 128, 2)
     with LiveMemory() as live:
-        decode_video(latent, stages, slices, latent.device, lambda frame: frame)
+        decode_video(latent, stages, slices, latent.device, lambda _, frame: frame)
     expected = memory.required_bytes(slices, resting=int(slices > 1))
     assert 1.05 < expected / live.peak_bytes < 1.4
 
@@ -146,18 +151,41 @@ def test_fewest_slices_that_fit_are_chosen(full_size):
     assert memory.choose(1e6) == MAX_SLICES
 
 
-def test_frames_that_do_not_fit_wait_elsewhere(decoder, difference):
+def test_frames_that_do_not_fit_wait_elsewhere(autoencoder, difference):
     latent = torch.randn(4, 4, 6, 7)
     rested = []
 
-    def rest(frame):
+    def rest(_number, frame):
         rested.append(frame.shape)
         return frame.clone()
 
     with torch.inference_mode():
-        output = decode_video(latent, stages_of(decoder), 4, CPU, rest)
-        assert difference(output, decoder(latent)) < 1e-5
+        output = decode_video(latent, stages_of(autoencoder), 4, CPU, rest)
+        assert difference(output, autoencoder.decode(latent)) < 1e-5
     assert len(rested) % 4 == 0
+
+
+def test_system_memory_is_pinned_while_frames_wait_there(monkeypatch):
+    management, pinned = comfy.model_management, []
+    allowed = management.PINNING_ALLOWED_TYPES
+
+    def pin(tensor):
+        if type(tensor).__name__ not in allowed or len(pinned) == 2:  # 2: its limit
+            return False
+        pinned.append(tensor.data_ptr())
+        return True
+
+    monkeypatch.setattr(management, "pin_memory", pin)
+    monkeypatch.setattr(management, "unpin_memory", lambda t: pinned.remove(t.data_ptr()))
+    frames = torch.randn(3, 4, 6, 7)
+    with pytest.raises(KeyError), video_vae.SystemMemory(frames[0].nbytes) as system:
+        for large in (True, False):  # a smaller one takes the same place
+            stage = frames if large else frames[..., :3].half()
+            rested = [system.rest(number, frame) for number, frame in enumerate(stage)]
+            assert all(map(torch.equal, rested, stage))
+            assert len(pinned) == 2
+        raise KeyError
+    assert not pinned
 
 
 def test_comfyui_is_told_the_true_need(vae, latent, monkeypatch):
@@ -170,7 +198,7 @@ def test_comfyui_is_told_the_true_need(vae, latent, monkeypatch):
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", note)
     DecodeVideo.execute({"samples": latent}, vae, 5)
-    memory = DecodeMemory(stages_of(vae.first_stage_model.decoder), 5, 24, 4)
+    memory = DecodeMemory(stages_of(vae.first_stage_model), 5, 24, 4)
     assert told == [memory.required_bytes(5, 0)]
 
 
@@ -202,10 +230,13 @@ def test_memory_that_is_never_there_is_one_sentence(vae, latent, monkeypatch):
 # --- what is not SVD's, and what is wrong ---------------------------------------------------------
 
 
-def test_vae_without_a_time_axis_decodes_as_ever(tiny):
+def test_vae_without_a_time_axis_decodes_as_ever():
+    config = {"params": {"ddconfig": {**VAE, **SMALL}, "embed_dim": 4}}
+    vae = comfy.sd.VAE(sd={}, config=config)
+    fill_with_random_weights(vae.first_stage_model)
     latent = torch.randn(3, 4, 8, 8)
-    decoded = video_vae.decode(tiny.vae, latent, 0)
-    assert torch.equal(decoded.images, tiny.vae.decode(latent))
+    decoded = video_vae.decode(vae, latent, 0)
+    assert torch.equal(decoded.images, vae.decode(latent))
     assert decoded.lines == video_vae.NO_TIME_AXIS
 
 
@@ -219,14 +250,24 @@ def test_vae_that_another_pack_hooks_into_decodes_as_ever(vae, latent):
         assert decoded.lines == video_vae.HOOKED_INTO
     finally:
         hook.remove()
-    assert stages_of(vae.first_stage_model.decoder) is not None
+    assert stages_of(vae.first_stage_model) is not None
 
 
-def test_hook_on_a_convolution_is_called(decoder):
+@pytest.mark.parametrize("owner", ["vae", "first_stage_model"])
+def test_decoding_that_another_pack_has_replaced_is_respected(vae, latent, monkeypatch, owner):
+    changed = vae if owner == "vae" else vae.first_stage_model
+    own = changed.decode
+    monkeypatch.setattr(changed, "decode", lambda samples: own(samples) * 0.5)
+    decoded = video_vae.decode(vae, latent, 2)
+    assert torch.equal(decoded.images, vae.decode(latent))
+    assert decoded.lines == video_vae.HOOKED_INTO
+
+
+def test_hook_on_a_convolution_is_called(autoencoder):
     seen = []
-    hook = decoder.mid.block_1.conv1.register_forward_hook(lambda *_: seen.append(1))
+    hook = autoencoder.decoder.mid.block_1.conv1.register_forward_hook(lambda *_: seen.append(1))
     with torch.inference_mode():
-        decode_video(torch.randn(3, 4, 6, 7), stages_of(decoder), 3, CPU, torch.clone)
+        decode_video(torch.randn(3, 4, 6, 7), stages_of(autoencoder), 3, CPU, copy)
     hook.remove()
     assert seen
 
@@ -235,6 +276,11 @@ def test_hook_on_a_convolution_is_called(decoder):
 def test_latent_of_another_kind_is_refused_in_one_sentence(vae, shape):
     with pytest.raises(ValueError, match="VCUT Decode Video: expected the frames of one video"):
         DecodeVideo.execute({"samples": torch.zeros(shape)}, vae, 0)
+
+
+def test_latent_of_another_model_is_refused_in_one_sentence(vae):
+    with pytest.raises(ValueError, match="Video: expected a latent of 4 channels, .* got 16. Conn"):
+        DecodeVideo.execute({"samples": torch.zeros(5, 16, 4, 6)}, vae, 0)
 
 
 @pytest.mark.parametrize("slices", [-1, 65])
