@@ -1,10 +1,10 @@
 """Counts and times decoding in slices, and shows what decoding in chunks of frames does.
 
-python3 benchmarks/decoding.py [--rounds 3] [--size 96]
+python3 benchmarks/decoding.py [--rounds 3] [--size 96] [--videos 16]
 
 Memory: every tensor storage of SVD's decoder at full size on the meta device, in fp16. Time and
-chunks: the decoder at full width with random weights, in fp32 on the CPU, for a small video; its
-pictures are noise. Writes benchmarks/results/decoding.json and decoding.md.
+precision: the decoder at full width with random weights, on the CPU, for a small video. Chunks:
+videos that the tiny SVD samples. Writes benchmarks/results/decoding.json and decoding.md.
 """
 
 import argparse
@@ -12,13 +12,14 @@ import json
 import statistics
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
-sys.path.insert(0, str(ROOT / "demo"))
+sys.path[:0] = [str(ROOT / "demo"), str(ROOT / "demo" / "tiny_svd")]
 
-from command_line import positive  # noqa: E402
+from command_line import positive, progress_bar  # noqa: E402
 from host_nodes import BenchError, start_comfyui  # noqa: E402
 from private_comfyui.install import HostError, run_inside  # noqa: E402
 
@@ -26,7 +27,7 @@ RESULTS = BENCH / "results"
 VIDEOS = ((25, 576, 1024), (14, 576, 1024), (25, 320, 576), (14, 320, 576))
 SLICES = (1, 2, 5, 13, 25)
 CHUNKS = (1, 2, 4, 8)
-FRAMES = 14  # of the video that is timed and cut into chunks
+FRAMES = 14  # of the video that is timed
 
 
 def main() -> int:
@@ -34,6 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--size", type=positive, default=96, help="of the small video, in pixels")
+    parser.add_argument("--videos", type=positive, default=16, help="cut into chunks")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     try:
@@ -62,7 +64,9 @@ def main() -> int:
             "size": options.size,
             "memory": [row for video in VIDEOS for row in count_memory(*video)],
             "time": time_slices(autoencoder, latent, options.rounds),
-            "chunks": measure_chunks(autoencoder, latent),
+            "precision": measure_precision(autoencoder, latent[:4]),
+            "videos": options.videos,
+            "chunks": measure_chunks(options.videos),
         }
     text = markdown(results)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -144,26 +148,65 @@ def copy(_number: int, frame):
     return frame.clone()
 
 
-def measure_chunks(autoencoder, latent) -> list[dict]:
-    """Return how far chunks of frames lie from the whole video, and how they jump at borders."""
+def measure_precision(autoencoder, latent) -> list[dict]:
+    """Return how far half precision lies from float32, whole and in slices."""
     import torch
+    from vcut.comfy_adapter.video_vae import stages_of
+    from vcut.vcut_core.video_decoding import decode_video
 
-    whole = autoencoder.decode(latent)
-    spread = whole.std()
-    rows = []
+    def distance(output, expected):
+        return ((output.float() - expected.float()).norm() / expected.float().norm()).item()
+
+    exact, rows = autoencoder.decode(latent), []
+    for dtype in (torch.float16, torch.bfloat16):
+        half = deepcopy(autoencoder).to(dtype)
+        whole = half.decode(latent.to(dtype))
+        sliced = decode_video(latent.to(dtype), stages_of(half), 4, latent.device, copy)
+        rows.append({
+            "dtype": str(dtype).removeprefix("torch."),
+            "whole": distance(whole, exact),
+            "sliced": distance(sliced, exact),
+            "between": distance(sliced, whole),
+        })  # fmt: skip
+    return rows
+
+
+def measure_chunks(num_videos: int) -> list[dict]:
+    """Return what decoding the tiny SVD's videos in chunks of frames does to them."""
+    import torch
+    from sampling_jobs import one_sampler
+    from tiny_svd_jobs import TinySVD
+    from video_truth import UNSEEN_SEED, psnr
+    from video_world import make_videos
+
+    tiny = TinySVD()
+    model, truth = tiny.guided(tiny.model), make_videos(num_videos, UNSEEN_SEED, unseen=True)
+    with progress_bar("videos", num_videos, "video") as bar:
+        latents = []
+        for k in range(num_videos):
+            latents.append(one_sampler(tiny.nodes, model, tiny.job(truth.only(k), seed=k)))
+            bar.update()
+
+    def decode(size: int):
+        videos = []
+        for latent in latents:
+            parts = latent["samples"].split(size)
+            videos.append(torch.cat([tiny.decode({"samples": part}) for part in parts]))
+        return torch.stack(videos)
+
+    whole, rows = decode(FRAMES), []
     for size in CHUNKS:
-        video = torch.cat([autoencoder.decode(part) for part in latent.split(size)])
-        distance = (video - whole).square().mean((1, 2, 3)).sqrt() / spread
-        steps = (video[1:] - video[:-1]).square().mean((1, 2, 3)).sqrt()
-        own = (whole[1:] - whole[:-1]).square().mean((1, 2, 3)).sqrt()
-        is_border = torch.arange(1, len(latent)) % size == 0
-        ratio = steps / own
+        videos = decode(size)
+        # Of frames that follow one another; the sprite's own motion is in both.
+        error = (videos.diff(dim=1) - whole.diff(dim=1)).square().mean((0, 2, 3, 4)).sqrt()
+        is_border = torch.arange(1, FRAMES) % size == 0
+        distance = psnr(whole.flatten(0, 1), videos.flatten(0, 1))
         rows.append({
             "chunk": size,
-            "distance": distance.mean().item(),
-            "worst_frame": distance.max().item(),
-            "step_at_borders": ratio[is_border].mean().item(),
-            "step_inside": ratio[~is_border].mean().item() if size > 1 else None,
+            "distance_db": distance.mean().item(),
+            "worst_frame_db": distance.min().item(),
+            "jump_at_borders": 255 * error[is_border].mean().item(),
+            "jump_inside": 255 * error[~is_border].mean().item() if size > 1 else None,
         })  # fmt: skip
     return rows
 
@@ -206,21 +249,33 @@ def markdown(results: dict) -> str:
         )
     lines += [
         "",
+        "## Half precision",
+        "",
+        f"4 frames of {results['size']}x{results['size']}, full width, random weights; relative "
+        "distance to float32, and of 4 slices to the whole of the same dtype.",
+        "",
+        "| dtype | whole | 4 slices | between them |",
+        "| --- | --- | --- | --- |",
+    ]
+    for row in results["precision"]:
+        sizes = " | ".join(f"{row[name]:.1e}" for name in ("whole", "sliced", "between"))
+        lines.append(f"| {row['dtype']} | {sizes} |")
+    lines += [
+        "",
         "## What chunks of frames do",
         "",
-        f"{small}, full width, random weights: the pictures are noise, so these figures show that "
-        "the decoder looks over time, not how visible it is. Distance to the whole decode in "
-        "standard deviations of the picture; the step from frame to frame as a multiple of the "
-        "whole decode's.",
+        f"{results['videos']} videos that the tiny SVD makes of unseen first frames (25 steps), "
+        "decoded in chunks, against the same latent decoded as one video. The jump is how far a "
+        "step from frame to frame lies from that of the whole, in levels of 255.",
         "",
-        "| frames at a time | distance | worst frame | step at borders | step inside |",
+        "| frames at a time | distance, dB | worst frame, dB | jump at borders | jump inside |",
         "| --- | --- | --- | --- | --- |",
     ]
     for row in results["chunks"]:
-        inside = "" if row["step_inside"] is None else f"{row['step_inside']:.2f}"
+        inside = "" if row["jump_inside"] is None else f"{row['jump_inside']:.2f}"
         lines.append(
-            f"| {row['chunk']} | {row['distance']:.3f} | {row['worst_frame']:.3f} "
-            f"| {row['step_at_borders']:.2f} | {inside} |"
+            f"| {row['chunk']} | {row['distance_db']:.1f} | {row['worst_frame_db']:.1f} "
+            f"| {row['jump_at_borders']:.2f} | {inside} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -24,6 +24,7 @@ from quality_tables import BY_NAME, TABLES, Table  # noqa: E402
 from quality_variants import SCHEDULE_STEPS, Variant  # noqa: E402
 
 WEIGHTS = ROOT / "demo" / "tiny_svd" / "tiny_svd.safetensors"
+TIME_LAYERS = "decoder_time_layers.safetensors"  # beside the weights
 WORK = ROOT / "artefacts" / "quality"
 RESULTS = BENCH / "results"
 PACKAGES = ("torch", "numpy", "scipy", "kornia", "scikit-image", "opencv-python-headless")
@@ -82,7 +83,7 @@ def measure_and_report(options: argparse.Namespace) -> None:
     from quality_results import write_json, write_sheets
     from quality_sampling import REFERENCES, Run, Task, finish_all, finished_records
 
-    sha256 = hashlib.sha256(options.weights.read_bytes()).hexdigest()
+    sha256 = _digest_of_weights(options.weights)
     folder = options.work.resolve() / _folder_name(sha256, options.steps)
     table = TABLES[options.table]
     run = Run(table.name, options.weights.resolve(), folder, options.steps)
@@ -142,6 +143,12 @@ def _chosen(table: Table, names: list[str] | None) -> list[Variant]:
     while more := {BY_NAME[name].reference for name in wanted} - wanted:
         wanted |= more
     return [variant for variant in table.variants if variant.name in wanted]
+
+
+def _digest_of_weights(weights: Path) -> str:
+    files = (weights, weights.with_name(TIME_LAYERS))
+    content = b"".join(file.read_bytes() for file in files if file.is_file())
+    return hashlib.sha256(content).hexdigest()
 
 
 def _folder_name(sha256: str, steps: int) -> str:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -203,17 +203,15 @@ class Sampler:
         import cv2
         import quality_measures
         import torch
-        from host_nodes import HostNodes
-        from tiny_svd.loader import load_tiny_svd
+        from tiny_svd_jobs import TinySVD
         from vcut.comfy_adapter.cost_reading import build_on_meta, measure_on_meta
         from video_world import NUM_FRAMES, SIZE
 
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         comfy.utils.set_progress_bar_enabled(False)
-        self.run, self.measures, self.nodes = run, quality_measures, HostNodes()
-        self.model, self.clip_vision, self.vae = load_tiny_svd(run.weights)
-        unet = build_on_meta(self.model.model.model_config.unet_config)
+        self.run, self.measures, self.tiny = run, quality_measures, TinySVD(run.weights)
+        unet = build_on_meta(self.tiny.model.model.model_config.unet_config)
         # Convolutions and linear layers, as WorkMeter counts them.
         self.evaluation_macs = measure_on_meta(unet, SIZE, SIZE, NUM_FRAMES).macs("CL")
         self.pack_sources = _pack_sources()
@@ -223,7 +221,9 @@ class Sampler:
         from evaluate import through_vae
 
         frames = truth.frames[0]
-        return self.measures.to_uint16(frames if name == "truth" else through_vae(self.vae, frames))
+        return self.measures.to_uint16(
+            frames if name == "truth" else through_vae(self.tiny.vae, frames)
+        )
 
     def measure(self, video, truth) -> dict[str, float]:
         """Return what the run's table shows of a video beside its distance to the baseline."""
@@ -235,45 +235,34 @@ class Sampler:
     def sample(self, task: Task, truth) -> tuple:
         """Return the video (T, H, W, 3), uint16, and facts about its making."""
         import torch
-        from evaluate import MIN_CFG
         from tiny_svd.demo_nodes import watch_evaluations
         from work_meter import WorkMeter
 
         variant = BY_NAME[task.variant]
         sampler, job = self._job(variant, truth, task.noise_seed)
-        model = patched(self.nodes, self.model, variant)
-        model = self.nodes.patch("VideoLinearCFGGuidance", model, min_cfg=MIN_CFG)
-        unet = self.model.model.diffusion_model
+        model = self.tiny.guided(patched(self.tiny.nodes, self.tiny.model, variant))
+        unet = self.tiny.model.model.diffusion_model
         evaluations = []
         started = time.perf_counter()
         with torch.inference_mode():
             with watch_evaluations(unet, evaluations.extend), WorkMeter(unet) as meter:
-                latent = sampler(self.nodes, model, job)
-            (frames,) = self.nodes.call("VAEDecode", samples=latent, vae=self.vae)
+                latent = sampler(self.tiny.nodes, model, job)
+            frames = self.tiny.decode(latent)
         facts = {
             "evaluations": len(evaluations),
             "work": round(meter.macs / self.evaluation_macs, 2),
             "elapsed_s": round(time.perf_counter() - started, 2),
             "pack_sources": self.pack_sources,
         }
-        return self.measures.to_uint16(frames[..., :3].movedim(-1, 1).float()), facts
+        return self.measures.to_uint16(frames), facts
 
     def _job(self, variant: Variant, truth, seed: int) -> tuple:
         """Return the sampler that a variant runs, and its job."""
-        from evaluate import CFG
-        from sampling_jobs import Job, align_your_steps, one_sampler
-        from video_world import FPS, NUM_FRAMES, SIZE
+        from sampling_jobs import align_your_steps, one_sampler
 
-        positive, negative, latent = self.nodes.call(
-            "SVD_img2vid_Conditioning", clip_vision=self.clip_vision, vae=self.vae,
-            init_image=truth.frames[0, 0].movedim(0, -1)[None], width=SIZE, height=SIZE,
-            video_frames=NUM_FRAMES, motion_bucket_id=int(truth.motion_bucket[0]), fps=FPS,
-        )  # fmt: skip
-        is_stress = variant.test == "stress"
-        job = Job(
-            negative if is_stress else positive, negative, latent, variant.steps or self.run.steps,
-            cfg=1.0 if is_stress else CFG, seed=seed,
-        )  # fmt: skip
+        job = self.tiny.job(truth, seed, variant.steps or self.run.steps)
+        if variant.test == "stress":
+            job = replace(job, positive=job.negative, cfg=1.0)
         return align_your_steps if variant.schedule == "align_your_steps" else one_sampler, job
 
 

@@ -26,6 +26,7 @@ import comfy.ldm.models.autoencoder  # noqa: E402
 import comfy.ops  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
+from comfy.ldm.modules.temporal_ae import VideoDecoder  # noqa: E402
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -86,6 +87,24 @@ def build_vae(seed: int) -> torch.nn.Module:
     vae.quant_conv.weight.data[logvar] = 0
     vae.quant_conv.bias.data[logvar] = -20
     return vae
+
+
+def build_video_decoder(image_decoder: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Return SVD's decoder, which works over time; it begins as a decoder of single frames."""
+    decoder = VideoDecoder(**VAE, video_kernel_size=[3, 1, 1], alpha=0.0)
+    initialise(decoder, seed)
+    mix = decoder.conv_out.time_mix_conv
+    with torch.no_grad():
+        mix.weight.zero_()
+        mix.weight[:, :, 1, 0, 0] = torch.eye(VAE["out_ch"])
+    decoder.load_state_dict(image_decoder.state_dict(), strict=False)
+    return decoder
+
+
+def time_layers_of(decoder: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters of a video decoder that a decoder of single frames has not."""
+    parts = ("time_stack", "mix_factor", "time_mix_conv")
+    return {n: p for n, p in decoder.named_parameters() if any(part in n for part in parts)}
 
 
 def build_image_encoder(seed: int) -> torch.nn.Module:

@@ -50,7 +50,7 @@ def generate(
 
 @torch.inference_mode()
 def through_vae(vae, frames: torch.Tensor) -> torch.Tensor:
-    """Return frames (N, 3, H, W) encoded and decoded."""
+    """Return the frames (T, 3, H, W) of a video encoded and decoded."""
     return vae.decode(vae.encode(frames.movedim(1, -1)))[..., :3].movedim(-1, 1).float()
 
 
@@ -66,9 +66,10 @@ def run_gate(weights: Path = loader.WEIGHTS, num_videos: int = 64) -> tuple[dict
             made.append(generate(guided, clip_vision, vae, picture, bucket, seed=k))
             bar.update()
     made = torch.stack(made)
-    repeated = through_vae(vae, truth.frames[:, 0])[:, None].expand_as(made)
+    stills = truth.frames[:, :1].expand_as(truth.frames)
+    repeated = torch.stack([through_vae(vae, still) for still in stills])
     all_frames = truth.frames.flatten(0, 1)
-    rebuilt = torch.cat([through_vae(vae, part) for part in all_frames.split(64)])
+    rebuilt = torch.cat([through_vae(vae, video) for video in truth.frames])
     late, still = truth.frames[:, LATE], repeated[:, LATE]
     video_db, still_db = psnr(late, made[:, LATE]), psnr(late, still)
     rebuilt_db = psnr(all_frames, rebuilt)

@@ -1,7 +1,8 @@
-"""Builds ComfyUI's own MODEL, CLIP_VISION and VAE at tiny sizes from one safetensors file.
+"""Builds ComfyUI's own MODEL, CLIP_VISION and VAE at tiny sizes from two safetensors files.
 
-The file has the key layout of the real SVD checkpoints. Sizes of the UNet follow from its weights,
-as for every checkpoint; those of the other two stand in the json files beside it.
+They have the key layout of the real SVD checkpoints; the second holds the time layers of the VAE's
+decoder. Sizes of the UNet follow from its weights, as for every checkpoint; those of the other two
+stand in the json files beside it.
 """
 
 import json
@@ -15,9 +16,11 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
 import comfy.utils
+from comfy.ldm.modules.temporal_ae import VideoDecoder
 
 FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "tiny_svd.safetensors"
+TIME_LAYERS = "decoder_time_layers.safetensors"
 CLIP_VISION_CONFIG = "clip_vision_config.json"
 VAE_CONFIG = "vae_config.json"
 REASON_LENGTH = 200  # characters: torch names every missing weight
@@ -37,12 +40,11 @@ class TinySVDConfig(comfy.supported_models.SVD_img2vid):
 def load_tiny_svd(path: Path = WEIGHTS):
     """Return (ModelPatcher, ClipVisionModel, VAE) from a checkpoint of tiny sizes.
 
-    Raises RuntimeError, naming the file, when it is missing, damaged or of another layout.
+    path: of the larger file. Raises RuntimeError, naming it, when it or one beside it is missing,
+    damaged or of another layout.
     """
     try:
-        if not path.is_file():  # the host's reader would load some other file, or say less
-            raise FileNotFoundError("no such file")
-        state_dict = comfy.utils.load_torch_file(str(path))
+        state_dict = _read(path)
         return (
             _model(state_dict),
             _clip_vision(state_dict, path.parent),
@@ -80,7 +82,20 @@ def _vae(state_dict, folder: Path):
     missing = vae.first_stage_model.state_dict().keys() - weights.keys()
     if missing:  # the host only warns and decodes noise
         raise KeyError(f"{len(missing)} weights of the VAE are missing, {min(missing)} first")
+    # The host makes a VAE that works over time at SVD's own size only.
+    decoder = VideoDecoder(**ddconfig, video_kernel_size=[3, 1, 1], alpha=0.0)
+    time_layers = _read(folder / TIME_LAYERS)
+    over_time = comfy.utils.state_dict_prefix_replace(time_layers, {VAE_PREFIX: ""})
+    _load(decoder, {**weights, **over_time}, "decoder.")
+    vae.first_stage_model.decoder = decoder.eval().to(vae.vae_dtype)
+    vae.size = None  # counted anew
     return vae
+
+
+def _read(path: Path) -> dict:
+    if not path.is_file():  # the host's reader would load some other file, or say less
+        raise FileNotFoundError(f"no such file: {path.name}")
+    return comfy.utils.load_torch_file(str(path))
 
 
 def _load(module, state_dict, prefix: str) -> None:

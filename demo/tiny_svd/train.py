@@ -2,7 +2,8 @@
 
     .venv/bin/python demo/tiny_svd/train.py --work ~/vcut-training
 
-Stages: vae, image encoder, latents (videos encoded once), unet, export. GPU where there is one.
+Stages: vae, image encoder, latents (videos encoded once), unet, export, and the time layers of the
+VAE's decoder, which start from what was exported. GPU where there is one.
 """
 
 import argparse
@@ -20,21 +21,24 @@ from architecture import (
     FOLDER,
     LATENT_SCALE,
     VAE,
+    VAE_PREFIX,
     build_image_encoder,
     build_unet,
     build_vae,
+    build_video_decoder,
     clip_pixels,
     state_dict_of,
+    time_layers_of,
 )
 from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep
 from command_line import progress_bar
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from trainer import Stage, load_trained, step_generator, train
 from video_world import FPS, NUM_FRAMES, SIZE, make_videos
 
 SEED = 2407
-STAGES = ("vae", "image_encoder", "latents", "unet", "export")
+STAGES = ("vae", "image_encoder", "latents", "unet", "export", "time_layers")
 LATENT_NOISE = 0.05  # standard deviations: the decoder must bear what the UNet gets wrong
 CLIPS_PER_SHARD = 256
 CONTEXT_DROPPED, CONCAT_DROPPED, BOTH_DROPPED = 0.05, 0.05, 0.10
@@ -220,6 +224,47 @@ def export(path: Path, vae, encoder, unet_stage: Stage) -> None:
         shutil.copy(FOLDER / "clip_vision_config.json", path.parent)
 
 
+def exported_vae(weights: Path) -> torch.nn.Module:
+    """Return the VAE of an exported file. Raises FileNotFoundError."""
+    vae = build_vae(SEED)
+    start = len(VAE_PREFIX)
+    saved = load_file(weights).items()
+    vae.load_state_dict({n[start:]: w.float() for n, w in saved if n.startswith(VAE_PREFIX)})
+    return vae.to(DEVICE)
+
+
+def train_time_layers(stage: Stage, weights: Path) -> bool:
+    """Train the decoder's time layers on whole videos, and write them beside ``weights``.
+
+    Everything else of the VAE stays as it is, and so do its latents.
+    """
+    vae = exported_vae(weights).requires_grad_(False)
+    decoder = build_video_decoder(vae.decoder, SEED + 3).to(DEVICE).requires_grad_(False)
+    time_layers = time_layers_of(decoder)
+    for parameter in time_layers.values():
+        parameter.requires_grad_(True)
+
+    def loss_of(step: int) -> dict:
+        generator = step_generator(SEED + 3, step)
+        pixels = (2 * make_videos(1, seed=60_000_000 + step).frames[0] - 1).to(DEVICE)
+        with autocast():
+            with torch.no_grad():
+                latent = vae.encode(pixels).float()
+                noise = torch.randn(latent.shape, generator=generator).to(DEVICE)
+                latent = vae.post_quant_conv(latent + LATENT_NOISE / LATENT_SCALE * noise)
+            output = decoder(latent)
+        error = output.float() - pixels
+        mse = error.square().mean()
+        psnr = 10 * torch.log10(4 / mse.detach())
+        return {"loss": mse + 0.1 * error.abs().mean(), "psnr": psnr}
+
+    if not train(stage, torch.nn.ParameterList(time_layers.values()), loss_of):
+        return False
+    state = {VAE_PREFIX + "decoder." + n: w.detach().half().cpu() for n, w in time_layers.items()}
+    save_file(state, weights.parent / "decoder_time_layers.safetensors")
+    return True
+
+
 def arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -228,6 +273,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--minutes", type=float, default=math.inf, help="per stage")
     parser.add_argument("--vae-steps", type=int, default=2000)
+    parser.add_argument("--time-layer-steps", type=int, default=3000)
     parser.add_argument("--unet-steps", type=int, default=2400)
     parser.add_argument("--videos", type=int, default=8192)
     parser.add_argument("--vae-batch", type=int, default=8)
@@ -263,6 +309,9 @@ def main() -> None:
     if "export" in options.stages:
         networks = finished_vae(vae_stage), finished_image_encoder(encoder_stage)
         export(output, *networks, unet_stage)
+    if "time_layers" in options.stages:
+        stage = replace(vae_stage, name="time_layers", steps=options.time_layer_steps)
+        train_time_layers(stage, output)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from tiny_svd import loader
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with the two json files that the loader reads beside the weights."""
-    for name in (loader.VAE_CONFIG, loader.CLIP_VISION_CONFIG):
+    """A folder with what the loader reads beside the weights."""
+    for name in (loader.VAE_CONFIG, loader.CLIP_VISION_CONFIG, loader.TIME_LAYERS):
         shutil.copy(loader.FOLDER / name, tmp_path)
     return tmp_path
 
@@ -62,6 +62,12 @@ def test_file_with_a_network_of_another_size_is_named_in_one_sentence(folder):
     weights[name] = weights[name][:1].clone()
     save_file(weights, path)
     _sentence(path)
+
+
+def test_missing_time_layers_are_told_in_one_sentence(folder):
+    shutil.copy(loader.WEIGHTS, folder / "alone.safetensors")
+    (folder / loader.TIME_LAYERS).unlink()
+    assert f"no such file: {loader.TIME_LAYERS}" in _sentence(folder / "alone.safetensors")
 
 
 def test_missing_sizes_beside_the_weights_are_told_in_one_sentence(tmp_path):
