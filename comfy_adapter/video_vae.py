@@ -176,7 +176,7 @@ def decode(vae, samples: Tensor, slices: int) -> Decoded:
     if samples.shape[1] != vae.latent_channels:
         raise ValueError(
             f"expected a latent of {vae.latent_channels} channels, as this VAE's, got "
-            f"{samples.shape[1]}. Connect the LATENT of SVD's sampler, or the VAE of its model."
+            f"{samples.shape[1]}. Connect the LATENT of SVD's sampler, or the VAE of its model"
         )
     device, dtype = vae.device, vae.vae_dtype
     frames, _, height, width = samples.shape
@@ -190,7 +190,7 @@ def decode(vae, samples: Tensor, slices: int) -> Decoded:
             raise RuntimeError(
                 f"expected {memory.required_bytes(chosen, 0) / 1e9:.1f} GB of free memory to "
                 "decode in the most slices, and it was not there. Close other programs, or make "
-                "the video smaller."
+                "the video smaller"
             )
         chosen = min(MAX_SLICES, 2 * chosen)
         management.soft_empty_cache()
@@ -292,5 +292,5 @@ def _require_system_memory(needed: int) -> None:
     if needed > available:
         raise RuntimeError(
             f"expected {needed / 1e9:.1f} GB of free system memory for the frames that wait, got "
-            f"{available / 1e9:.1f} GB. Close other programs, or make the video smaller."
+            f"{available / 1e9:.1f} GB. Close other programs, or make the video smaller"
         )

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..comfy_adapter import decode, node_id_of, show_on_narrow_node
 from ..vcut_core.video_decoding import AUTOMATIC, MAX_SLICES
+from .latent_videos import frames_of
 
 DISPLAY_NAME = "VCUT Decode Video"
 
@@ -42,21 +43,14 @@ class DecodeVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples: dict, vae, slices: int) -> io.NodeOutput:
-        latent = samples["samples"]
-        if getattr(latent, "is_nested", False) or latent.ndim != 4 or latent.shape[0] < 1:
-            shape = "several latents" if latent.is_nested else tuple(latent.shape)
-            raise ValueError(
-                f"{DISPLAY_NAME}: expected the frames of one video (frames, 4, height, width), got "
-                f"{shape}. Connect the LATENT of the sampler."
-            )
         if not AUTOMATIC <= slices <= MAX_SLICES:
             raise ValueError(
                 f"{DISPLAY_NAME}: expected slices from {AUTOMATIC} (automatic) to {MAX_SLICES}, "
                 f"got {slices}. Change it in the node."
             )
         try:
-            decoded = decode(vae, latent, slices)
+            decoded = decode(vae, frames_of(samples, "samples"), slices)
         except (ValueError, RuntimeError) as error:
-            raise type(error)(f"{DISPLAY_NAME}: {error}") from error
+            raise type(error)(f"{DISPLAY_NAME}: {error}.") from error
         show_on_narrow_node(decoded.lines, node_id_of(cls))
         return io.NodeOutput(decoded.images)

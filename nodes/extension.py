@@ -3,10 +3,12 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .compare_videos import CompareVideos
+from .continue_video import ContinueVideo
 from .cost_report import CostReport
 from .decode_video import DecodeVideo
 from .feature_slicer import FeatureSlicer
 from .guidance_scheduler import GuidanceScheduler
+from .join_videos import JoinVideos
 from .load_svd_checkpoint import LoadSVDCheckpoint
 from .patch_svd_model import PatchSVDModel
 from .step_cache import StepCacheNode
@@ -23,4 +25,6 @@ class VCUTExtension(ComfyExtension):
             CostReport,
             FeatureSlicer,
             DecodeVideo,
+            ContinueVideo,
+            JoinVideos,
         ]
