@@ -57,15 +57,20 @@ class Videos:
 
 
 def make_videos(
-    num_videos: int, seed: int, unseen: bool = False, frames: Sequence[int] = range(NUM_FRAMES)
+    num_videos: int,
+    seed: int,
+    unseen: bool = False,
+    frames: Sequence[int] = range(NUM_FRAMES),
+    motion_buckets: tuple[int, int] = MOTION_BUCKETS,
 ) -> Videos:
     """Return videos, or chosen frames of them, that follow from the seed.
 
-    Unseen videos have seeds and parts of the photographs that training never shows.
+    Unseen videos have seeds and parts of the photographs that training never shows. Longer videos
+    than NUM_FRAMES need slow sprites, of low motion_buckets, or these reach the edge.
     """
     generator = torch.Generator().manual_seed(2 * seed + unseen)
     direction = torch.randint(len(DIRECTIONS), (num_videos,), generator=generator)
-    low, high = MOTION_BUCKETS
+    low, high = motion_buckets
     motion_bucket = torch.randint(low, high + 1, (num_videos,), generator=generator)
     path = _paths(direction, motion_bucket, frames, generator)
     jitter = torch.rand(num_videos, 4, generator=generator) * 2 - 1  # (B, colour 3 + size 1)
@@ -77,10 +82,22 @@ def make_videos(
     return Videos(pixels, direction, motion_bucket, colour, path)
 
 
+def pan(seed: int, num_frames: int) -> torch.Tensor:
+    """Return a background (T, 3, H, W) that a camera sees while it pans by a pixel a frame."""
+    generator = torch.Generator().manual_seed(seed)
+    photographs = _photographs()
+    photograph = photographs[int(torch.randint(len(photographs), (), generator=generator))]
+    u, v = torch.rand(2, generator=generator).tolist()
+    left = round(u * (PHOTOGRAPH_WIDTH - SIZE - num_frames + 1))
+    top = round(v * (photograph.shape[1] - SIZE))
+    views = photograph[:, top : top + SIZE].unfold(2, SIZE, 1)  # (3, H, W', W)
+    return views[:, :, left : left + num_frames].permute(2, 0, 1, 3)
+
+
 def _paths(direction, motion_bucket, frames, generator) -> torch.Tensor:
     """Return sprite centres (B, T, 2) that keep the margin in every frame."""
     step = DIRECTIONS[direction] * (PIXELS_PER_FRAME * motion_bucket)[:, None]  # (B, 2)
-    travel = step * (NUM_FRAMES - 1)
+    travel = step * max(NUM_FRAMES - 1, *frames)
     lowest = MARGIN + (-travel).clamp(min=0)
     highest = SIZE - MARGIN - travel.clamp(min=0)
     start = lowest + (highest - lowest) * torch.rand(len(step), 2, generator=generator)
