@@ -11,6 +11,7 @@ from .apply_technique import with_technique
 from .cost_reading import read_model
 from .feedback import node_id_of, show_on_narrow_node, show_on_node, with_progress
 from .host_model import require_svd
+from .img2vid_conds import conds_of_frame
 from .loading import checkpoint_names, load_pruned, prune_model
 from .pruned_layers import LOADER
 from .pruning import PRUNED_MODES
@@ -20,6 +21,7 @@ __all__ = [
     "LOADER",
     "PRUNED_MODES",
     "checkpoint_names",
+    "conds_of_frame",
     "decode",
     "load_pruned",
     "node_id_of",

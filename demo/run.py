@@ -1,6 +1,6 @@
 """First command of the README: one picture becomes a video, without and with VCUT.
 
-python3 demo/run.py [--image FILE] [--checkpoint NAME] ...
+python3 demo/run.py [--image FILE] [--checkpoint NAME] [--frames N] ...
 
 Sets up a private ComfyUI the first time. Without --checkpoint it uses the tiny SVD, which knows
 four sprites at 64x64 pixels (demo/tiny_svd/README.md); other pictures come out as blobs.
@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from command_line import positive, progress_bar
-from private_comfyui import prompts
+from private_comfyui import long_prompts, prompts
 from private_comfyui.install import DEMO, PACK, WORKFLOWS, HostError, current_host, run_inside
 
 EXAMPLE_IMAGE = DEMO / "tiny_svd" / "example_input.png"
 DEFAULT_WORKFLOW = WORKFLOWS / "svd_xt_vcut_fast.json"
 TINY_SIDE = 64  # pixels: the width and height that the tiny SVD was trained at
+TINY_FRAMES = 14
 IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\x00", b"MM\x00*")
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".sft")
 
@@ -47,14 +48,14 @@ def main() -> int:
         if exit_code is not None:
             return exit_code
         _check_image(arguments.image)
-        without, with_vcut, sheet = _make_videos(arguments)
+        videos, sheet = _make_videos(arguments)
     except (HostError, prompts.WorkflowError, OSError) as error:  # OSError: a full disk, say
         print(f"VCUT: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nVCUT: stopped.", file=sys.stderr)
         return 130
-    print(_table(without, with_vcut, sheet, is_tiny=arguments.checkpoint is None))
+    print(_table(videos, sheet, is_tiny=arguments.checkpoint is None))
     return 0
 
 
@@ -65,7 +66,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--image", type=Path, default=EXAMPLE_IMAGE, help="the picture")
     parser.add_argument("--checkpoint", help="an SVD checkpoint of ComfyUI; default: the tiny SVD")
     parser.add_argument("--workflow", type=Path, default=DEFAULT_WORKFLOW, help="with VCUT in it")
-    parser.add_argument("--frames", type=positive, help="frames of the video")
+    parser.add_argument(
+        "--frames", type=positive, help="of the video; more than the model's own: continued"
+    )
     parser.add_argument("--steps", type=positive, help="steps of the sampler")
     parser.add_argument("--cut-step", type=positive, help="first step without guidance, from 1")
     parser.add_argument("--width", type=positive, help="pixels, a multiple of 8")
@@ -133,38 +136,63 @@ def _check_image(path: Path) -> None:
         raise HostError(f"could not read the picture {path}: {error}") from None
 
 
-def _make_videos(arguments: argparse.Namespace) -> tuple[Video, Video, Path]:
+def _make_videos(arguments: argparse.Namespace) -> tuple[dict[str, Video], Path]:
     """Start ComfyUI, run both prompts, write everything to the output folder."""
     import videos
     from private_comfyui.serve import ComfyServer
 
     print("Starting ComfyUI", flush=True)
     with ComfyServer(current_host()) as server:
-        prompt = _prompt(arguments, server)
-        variants = {"without VCUT": prompts.without_vcut(prompt), "with VCUT": prompt}
+        variants = _variants(*_prompt(arguments, server))
         for variant in variants.values():  # load and warm up, so that the seconds compare
             server.run(_shortened(variant))
-        without, with_vcut = (
-            _make_video(server, variant, title, arguments.output)
+        made = {
+            title: _make_video(server, variant, title, arguments.output)
             for title, variant in variants.items()
-        )
-    first, second = variants
-    both = videos.side_by_side(without.frames, with_vcut.frames, (first, second))
-    videos.write_mp4(arguments.output / "side_by_side.mp4", both, fps=_fps(prompt))
+        }
+    first, second = (video.frames for video in made.values())
+    both = videos.side_by_side(first, second, (*made,))
+    fps = _fps(next(iter(variants.values())))
+    videos.write_mp4(arguments.output / "side_by_side.mp4", both, fps=fps)
     sheet = arguments.output / "contact_sheet.png"
-    videos.contact_sheet([without.frames, with_vcut.frames], [first, second]).save(sheet)
-    return without, with_vcut, sheet
+    videos.contact_sheet([first, second], list(made)).save(sheet)
+    return made, sheet
 
 
-def _prompt(arguments: argparse.Namespace, server) -> dict:
-    """Return the workflow as a prompt, with the user's choices in it."""
+def _variants(prompt: dict, frames: int | None) -> dict[str, dict]:
+    """Return what is run: without VCUT first, each by the title of its video.
+
+    frames: of the video, where it is longer than the prompt's own.
+    """
+    without = prompts.without_vcut(prompt)
+    if frames is not None:
+        variants = {
+            "last frame chain": long_prompts.last_frame_chain(without, frames),
+            "VCUT Continue Video": long_prompts.continued(prompt, frames),
+        }
+    else:
+        variants = {"without VCUT": without, "with VCUT": prompt}
+    for variant in variants.values():
+        prompts.add_counter(variant)
+        whole = long_prompts.FRAMES
+        prompts.add_frames_output(variant, whole if whole in variant else None)
+    return variants
+
+
+def _prompt(arguments: argparse.Namespace, server) -> tuple[dict, int | None]:
+    """Return the workflow as a prompt, with the user's choices in it.
+
+    And the frames of the video, where it is longer than the model's own: the prompt has these.
+    """
     object_info = server.get("/object_info")
     prompt = prompts.to_prompt(prompts.load(arguments.workflow), object_info)
     prompt = prompts.without_comparison(prompt)  # this command compares by itself
-    width, height = arguments.width, arguments.height
+    prompt, parts = long_prompts.first_part(prompt)
+    width, height, frames = arguments.width, arguments.height, arguments.frames
+    own_frames = long_prompts.video_frames(prompt)
     if arguments.checkpoint is None:
         prompts.replace_loader(prompt, "VCUT_LoadTinySVD")
-        width, height = width or TINY_SIDE, height or TINY_SIDE
+        width, height, own_frames = width or TINY_SIDE, height or TINY_SIDE, TINY_FRAMES
     else:
         loader = object_info[prompts.STOCK_LOADER]["input"]["required"]
         _check_checkpoint(arguments.checkpoint, loader["ckpt_name"][0])
@@ -173,18 +201,18 @@ def _prompt(arguments: argparse.Namespace, server) -> dict:
     prompts.set_inputs(prompt, "LoadImage", image=server.upload(arguments.image))
     prompts.set_inputs(
         prompt,
-        "SVD_img2vid_Conditioning",
+        long_prompts.CONDITIONING,
         width=width,
         height=height,
-        video_frames=arguments.frames,
+        video_frames=own_frames and min(own_frames, frames or own_frames),
     )
+    if frames is None and own_frames and parts:
+        frames = own_frames + parts * (own_frames - long_prompts.OVERLAP)
     for sampler in ("KSampler", "KSamplerAdvanced"):
         seed = arguments.seed
         prompts.set_inputs(prompt, sampler, steps=arguments.steps, seed=seed, noise_seed=seed)
     prompts.set_inputs(prompt, "VCUT_GuidanceScheduler", cut_step=arguments.cut_step)
-    prompts.add_counter(prompt)
-    prompts.add_frames_output(prompt)
-    return prompt
+    return prompt, frames if own_frames and frames and frames > own_frames else None
 
 
 def _shortened(prompt: dict) -> dict:
@@ -245,24 +273,29 @@ def _fps(prompt: dict) -> int:
     return int(values[0]) if values and not isinstance(values[0], list) else 6
 
 
-def _table(without: Video, with_vcut: Video, sheet: Path, is_tiny: bool) -> str:
+def _table(videos: dict[str, Video], sheet: Path, is_tiny: bool) -> str:
     """Return what the user is told in the end."""
+    without, with_vcut = videos.values()
     from private_comfyui.launch import make_pack_importable
 
     make_pack_importable()
     import video_distance
 
-    decibels = video_distance.psnr(without.frames, with_vcut.frames)
     rows = [
-        ("", "without VCUT", "with VCUT"),
+        ("", *videos),
         ("UNet evaluations", without.evaluations, with_vcut.evaluations),
         ("cross-attentions cached", without.cross_attentions, with_vcut.cross_attentions),
         ("seconds of sampling", f"{without.seconds:.2f}", f"{with_vcut.seconds:.2f}"),
         ("speedup", "1.00", f"{without.seconds / with_vcut.seconds:.2f}"),
-        ("PSNR between the two", "", "equal" if decibels == float("inf") else f"{decibels:.1f} dB"),
-        ("SSIM", "", f"{video_distance.ssim(without.frames, with_vcut.frames):.3f}"),
     ]
-    lines = ["", *(f"{name:22} {left!s:>14} {right!s:>14}" for name, left, right in rows), ""]
+    if "with VCUT" in videos:  # the same video twice; a chain's is another one
+        decibels = video_distance.psnr(without.frames, with_vcut.frames)
+        told = "equal" if decibels == float("inf") else f"{decibels:.1f} dB"
+        rows.append(("PSNR between the two", "", told))
+        ssim = video_distance.ssim(without.frames, with_vcut.frames)
+        rows.append(("SSIM", "", f"{ssim:.3f}"))
+    width = max(14, *(len(title) for title in videos))
+    lines = ["", *(f"{name:22} {a!s:>{width}} {b!s:>{width}}" for name, a, b in rows), ""]
     lines += [f"VCUT: {line}" for line in with_vcut.lines]
     if is_tiny:
         lines.append(

@@ -16,7 +16,7 @@ def read_frames(paths: list[Path]) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
 
 
-def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
+def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, ...]) -> np.ndarray:
     """Return one video with both, titled; small videos enlarged so that they can be seen."""
     left, right = _enlarge(left), _enlarge(right)
     return np.stack([_row([a, b], titles) for a, b in zip(left, right, strict=True)])

@@ -1,9 +1,8 @@
 """The node that prepares the next frames of a video: they begin with the last ones it has."""
 
-import torch
 from comfy_api.latest import io
 
-from ..comfy_adapter import node_id_of, show_on_narrow_node
+from ..comfy_adapter import conds_of_frame, node_id_of, show_on_narrow_node
 from ..vcut_core.continuation import latent_to_continue
 from .latent_videos import frames_of
 
@@ -98,20 +97,15 @@ class ContinueVideo(io.ComfyNode):
             latent, mask = latent_to_continue(video, overlap, video_frames)
         except ValueError as error:
             raise ValueError(f"{DISPLAY_NAME}: {error}.") from None
-        first = latent[:1]  # what carries the motion on; the last of the overlap would not
-        picture = vae.decode(first)[..., :3]
-        embedding = clip_vision.encode_image(picture).image_embeds.unsqueeze(0)
-        if augmentation_level > 0:
-            noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
-            first = vae.encode(picture + augmentation_level * noise.to(picture))
         motion = {
             "motion_bucket_id": motion_bucket_id,
             "fps": fps,
             "augmentation_level": augmentation_level,
         }
-        kept = first if negative_picture == "keep" else torch.zeros_like(first)
-        positive = [[embedding, {**motion, "concat_latent_image": first}]]
-        negative = [[torch.zeros_like(embedding), {**motion, "concat_latent_image": kept}]]
+        # The first frame of the overlap carries the motion on; the last one would not.
+        positive, negative = conds_of_frame(
+            clip_vision, vae, latent[:1], motion, negative_picture == "keep"
+        )
         line = f"{overlap} frames kept, {video_frames - overlap} new"
         show_on_narrow_node([line], node_id_of(cls))
         return io.NodeOutput(positive, negative, {"samples": latent, "noise_mask": mask})

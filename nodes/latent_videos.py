@@ -1,9 +1,7 @@
 """Reads a LATENT as the frames of one video."""
 
-from torch import Tensor
 
-
-def frames_of(latent: dict, name: str) -> Tensor:
+def frames_of(latent: dict, name: str):
     """Return the frames (T, C, h, w) of a LATENT. Raises ValueError for anything else.
 
     name: of the input.

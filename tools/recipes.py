@@ -42,6 +42,7 @@ class Recipe:
     is_sliced: bool = False  # run by VCUT Feature Slicer in the fewest slices that fit
     has_step_cache: bool = False  # VCUT Step Cache computes about half of the steps
     is_comparison: bool = False  # sampled twice, without and with VCUT
+    continuations: int = 0  # parts that VCUT Continue Video adds to the first video
 
 
 RECIPES = {
@@ -109,6 +110,19 @@ RECIPES = {
         checkpoint=SVD_XT,
         is_pruned=True,
         is_sliced=True,
+    ),
+    "svd_xt_long": Recipe(
+        title="SVD-XT with VCUT, 67 frames",
+        shows="The graph of svd_xt_vcut_fast makes 25 frames. VCUT Continue Video samples the next "
+        "ones while they see the last 4, at cfg 1, and VCUT Join Videos puts them behind: 25, 46, "
+        "67 frames. Copy the last three nodes for more. All is decoded once, as one video.",
+        look_at="The lines under the nodes: **4 frames kept, 21 new**, and **46 + 21 = 67 "
+        "frames**. **Motion of all parts** sets motion_bucket_id everywhere: where the parts "
+        "differ, the seam shows.",
+        checkpoint=SVD_XT,
+        is_pruned=True,
+        has_step_cache=True,
+        continuations=2,
     ),
     "svd_vcut_20_steps": Recipe(
         title="SVD with VCUT, 20 steps",

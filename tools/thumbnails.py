@@ -34,6 +34,7 @@ def _video(server, workflow: dict) -> np.ndarray:
     picture = server.upload(DEMO / "tiny_svd" / "example_input.png")
     prompts.set_inputs(prompt, "LoadImage", image=picture)
     prompts.set_inputs(prompt, "SVD_img2vid_Conditioning", **TINY)
+    prompts.set_inputs(prompt, "VCUT_ContinueVideo", video_frames=TINY["video_frames"])
     prompts.add_frames_output(prompt)
     files = server.run(prompt).files["frames"]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,7 @@
 """Where the nodes of each workflow stand and how they are linked."""
 
 from comparison_layout import comparison_layout
+from long_layout import BAND, add_continuations
 from recipes import Recipe, note_text
 
 COLUMN = 310  # from one VCUT node to the next
@@ -71,6 +72,14 @@ def layout(recipe: Recipe) -> dict:
     links[0:1] = [[a, 0, b, "model"] for a, b in zip(chain, chain[1:], strict=False)]
     width = 630 + shift
     groups = [["VCUT", [430, -50, width, 360], "#3f789e"]]
+    if recipe.continuations:
+        add_continuations(
+            nodes, links, recipe.continuations, condition, _conditioning(recipe), _sampler(recipe)
+        )
+        # The decoder and what follows it stand behind the last part.
+        last = condition + 3 * COLUMN * recipe.continuations
+        for number, offset in ((5, 0), (6, COLUMN), (7, COLUMN)):
+            nodes[number][1] = [last + offset, BAND + (160 if number == 7 else 0)]
     return {"nodes": nodes, "links": links, "groups": groups}
 
 

@@ -7,7 +7,8 @@ New frames are denoised while they see clean earlier ones, as in Ca2-VDM (Gao et
 import torch
 from torch import Tensor
 
-KEPT, NEW = 0.0, 1.0  # in a mask: what the sampler holds in place, what it denoises
+KEPT = 0.0  # in a mask: what the sampler holds in place
+NEW = 1.0  # what it denoises
 
 
 def latent_to_continue(samples: Tensor, overlap: int, video_frames: int) -> tuple[Tensor, Tensor]:

@@ -218,7 +218,7 @@ def replace_loader(prompt: dict, class_type: str) -> None:
         prompt[node_id] = {"class_type": class_type, "inputs": {}}
         if replaced["class_type"] == PRUNED_LOADER:
             patch = f"{node_id}_patch"
-            _reconnect(prompt, [node_id, 0], [patch, 0])
+            reconnect(prompt, [node_id, 0], [patch, 0])
             modes = {"temporal": _input(replaced, "temporal"), "spatial": "cached"}
             inputs = {"model": [node_id, 0], **modes}
             prompt[patch] = {"class_type": "VCUT_PatchSVDModel", "inputs": inputs}
@@ -244,7 +244,7 @@ def without_vcut(prompt: dict) -> dict:
         inputs = {name: _input(prompt[node_id], name) for name in ("samples", "vae")}
         prompt[node_id] = {"class_type": STOCK_DECODER, "inputs": inputs}
     for node_id in nodes_of(prompt, *MODEL_NODES):
-        _reconnect(prompt, [node_id, 0], _input(prompt.pop(node_id), "model"))
+        reconnect(prompt, [node_id, 0], _input(prompt.pop(node_id), "model"))
     return prompt
 
 
@@ -286,7 +286,7 @@ def _input(node: dict, name: str):
     return node["inputs"][name]
 
 
-def _reconnect(prompt: dict, old: list, new: list) -> None:
+def reconnect(prompt: dict, old: list, new: list) -> None:
     """Let every input that comes from ``old`` come from ``new``: [node id, output]."""
     for node in prompt.values():
         for name, value in node["inputs"].items():
@@ -312,16 +312,17 @@ def add_counter(prompt: dict) -> None:
             node["inputs"]["model"] = [counter, 0]
 
 
-def add_frames_output(prompt: dict) -> str:
+def add_frames_output(prompt: dict, frames: str | None = None) -> str:
     """Save the decoded frames without loss and return the id of the node that does.
 
-    Raises WorkflowError when the prompt decodes no frames.
+    frames: the node they come from; the last decoder by default. Raises WorkflowError when the
+    prompt decodes no frames.
     """
     decoders = nodes_of(prompt, STOCK_DECODER, DECODER, "VAEDecodeTiled")
     if not decoders:
         raise WorkflowError("expected a workflow that ends in VAE Decode, found none.")
     prompt["frames"] = {
         "class_type": "SaveImage",
-        "inputs": {"images": [decoders[-1], 0], "filename_prefix": "frames"},
+        "inputs": {"images": [frames or decoders[-1], 0], "filename_prefix": "frames"},
     }
     return "frames"

@@ -46,6 +46,13 @@ VCUT_VALUES = {
         "VCUT_FeatureSlicer": [0, "everything"],
         "VCUT_GuidanceScheduler": SCHEDULE,
     },
+    "svd_xt_long": {
+        "VCUT_LoadSVDCheckpoint": ["svd_xt.safetensors", "cached"],
+        "VCUT_GuidanceScheduler": SCHEDULE,
+        "VCUT_StepCache": ["balanced"],
+        "VCUT_ContinueVideo": [25, 4, 127, 6, 0, "zero"],
+        "VCUT_JoinVideos": [4],
+    },
     "svd_vcut_20_steps": dict(zip(VCUT_NODES, (["cached", "cached"], SCHEDULE), strict=True)),
     "svd_compare": {
         **dict(zip(VCUT_NODES, (["cached", "cached"], SCHEDULE), strict=True)),

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from vcut.nodes.continue_video import ContinueVideo
 from vcut.nodes.join_videos import JoinVideos
 
 SIZE = 64
@@ -153,10 +152,3 @@ def test_continuation_without_a_mask_is_joined_as_told(video):
 def test_videos_of_two_sizes_are_refused_in_one_sentence(video):
     with pytest.raises(ValueError, match="^VCUT Join Videos: expected two latents of one size"):
         JoinVideos.execute(video, {"samples": torch.zeros(6, 4, 8, 9)}, 3)
-
-
-def test_node_tells_its_range_to_the_page():
-    schema = ContinueVideo.GET_SCHEMA()
-    assert [i.id for i in schema.inputs][:5] == [
-        "clip_vision", "vae", "samples", "video_frames", "overlap",
-    ]  # fmt: skip

@@ -24,17 +24,25 @@ def object_info(server) -> dict:
 
 @pytest.fixture
 def tiny_prompt(server, object_info):
-    """Return a function from a workflow file to a prompt that runs it small, on the tiny SVD."""
+    """Return a function from a workflow file to a prompt that runs it small, on the tiny SVD.
 
-    def make(workflow: Path, frames: int = 4, steps: int = 5, seed: int = 0) -> dict:
+    is_counted: whether the demo's counter and its frames are in it.
+    """
+
+    def make(
+        workflow: Path, frames: int = 4, steps: int = 5, seed: int = 0, is_counted: bool = True
+    ) -> dict:
         prompt = prompts.to_prompt(prompts.load(workflow), object_info)
         prompts.replace_loader(prompt, "VCUT_LoadTinySVD")
         prompts.set_inputs(prompt, "LoadImage", image=server.upload(EXAMPLE_IMAGE))
         conditioning = {"width": 96, "height": 96, "video_frames": frames}
         prompts.set_inputs(prompt, "SVD_img2vid_Conditioning", **conditioning)
+        prompts.set_inputs(prompt, "VCUT_ContinueVideo", video_frames=frames, overlap=2)
+        prompts.set_inputs(prompt, "VCUT_JoinVideos", overlap=2)
         prompts.set_inputs(prompt, "KSampler", steps=steps, seed=seed)
-        prompts.add_counter(prompt)
-        prompts.add_frames_output(prompt)
+        if is_counted:
+            prompts.add_counter(prompt)
+            prompts.add_frames_output(prompt)
         return prompt
 
     return make

@@ -27,6 +27,16 @@ def test_video_without_vcut_has_no_cached_cross_attentions(server, prompt, tmp_p
     assert (video.evaluations, video.cross_attentions, video.lines) == (10, 0, [])
 
 
+def test_video_longer_than_its_model_is_made_in_both_ways(server, tiny_prompt, tmp_path):
+    made, prompt = {}, tiny_prompt(WORKFLOWS / "svd_vcut.json", frames=6, is_counted=False)
+    for title, variant in demo._variants(prompt, frames=8).items():
+        made[title] = demo._make_video(server, variant, title, tmp_path)
+    chain, continued = made["last frame chain"], made["VCUT Continue Video"]
+    assert len(chain.frames) == len(continued.frames) == 8
+    # One part more in both: 10 and 10 evaluations; 8, then 5 without guidance.
+    assert (chain.evaluations, continued.evaluations) == (20, 13)
+
+
 def test_progress_of_a_video_is_two_lines_in_a_log(server, prompt, tmp_path, capsys):
     prompts.set_inputs(prompt, "KSampler", seed=22)
     demo._make_video(server, prompt, "with VCUT", tmp_path)

@@ -45,8 +45,36 @@ NODES = {
         "video_frames": (25, (1, 4096)),
         "steps": (25, (1, 10000)),
     },
+    "VCUT_StepCache": {
+        "model": None,
+        "pace": ("balanced", ["balanced", "careful", "fast"]),
+    },
+    "VCUT_DecodeVideo": {
+        "samples": None,
+        "vae": None,
+        "slices": (0, (0, 64)),
+    },
+    "VCUT_ContinueVideo": {
+        "clip_vision": None,
+        "vae": None,
+        "samples": None,
+        "video_frames": (14, (2, 4096)),
+        "overlap": (4, (1, 4095)),
+        "motion_bucket_id": (127, (1, 1023)),
+        "fps": (6, (1, 1024)),
+        "augmentation_level": (0.0, (0.0, 10.0)),
+        "negative_picture": ("zero", ["zero", "keep"]),
+    },
+    "VCUT_JoinVideos": {
+        "samples": None,
+        "continuation": None,
+        "overlap": (4, (1, 4095)),
+    },
 }
 OUTPUTS = {
+    "VCUT_DecodeVideo": ["IMAGE"],
+    "VCUT_ContinueVideo": ["CONDITIONING", "CONDITIONING", "LATENT"],
+    "VCUT_JoinVideos": ["LATENT"],
     "VCUT_LoadSVDCheckpoint": ["MODEL", "CLIP_VISION", "VAE"],
     "VCUT_CompareVideos": ["IMAGE", "IMAGE", "IMAGE", "STRING"],
     "VCUT_CostReport": ["STRING", "IMAGE"],
@@ -119,8 +147,10 @@ def test_workflow_uses_only_nodes_and_inputs_that_exist(object_info, file):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_workflow_runs_to_a_video_file(server, tiny_prompt, file):
-    run = server.run(tiny_prompt(file))
-    assert len(run.files["frames"]) == 4
+    prompt = tiny_prompt(file)
+    parts = prompts.nodes_of(prompt, "VCUT_ContinueVideo")
+    run = server.run(prompt)
+    assert len(run.files["frames"]) == 4 + 2 * len(parts)
     (video,) = [f for files in run.files.values() for f in files if f["filename"].endswith(".mp4")]
     names = {name: video[name] for name in ("filename", "subfolder", "type")}
     video = requests.get(server.url + "/view", params=names, timeout=30).content
