@@ -230,11 +230,15 @@ def test_memory_that_is_never_there_is_one_sentence(vae, latent, monkeypatch):
 # --- what is not SVD's, and what is wrong ---------------------------------------------------------
 
 
-def test_vae_without_a_time_axis_decodes_as_ever():
-    config = {"params": {"ddconfig": {**VAE, **SMALL}, "embed_dim": 4}}
-    vae = comfy.sd.VAE(sd={}, config=config)
+@pytest.mark.parametrize("kind", ["Stable Diffusion's", "SV3D's"])
+def test_vae_without_a_time_axis_decodes_as_ever(kind):
+    if kind == "SV3D's":  # of full width: no post_quant_conv, no layers over time
+        vae = comfy.sd.VAE(sd={"decoder.conv_in.weight": torch.zeros(512, 4, 3, 3)})
+    else:
+        config = {"params": {"ddconfig": {**VAE, **SMALL}, "embed_dim": 4}}
+        vae = comfy.sd.VAE(sd={}, config=config)
     fill_with_random_weights(vae.first_stage_model)
-    latent = torch.randn(3, 4, 8, 8)
+    latent = torch.randn(3, 4, 4, 4)
     decoded = video_vae.decode(vae, latent, 0)
     assert torch.equal(decoded.images, vae.decode(latent))
     assert decoded.lines == video_vae.NO_TIME_AXIS
