@@ -292,6 +292,6 @@ def _require_system_memory(needed: int) -> None:
     if needed > available:
         raise RuntimeError(
             f"expected {needed / 1e9:.1f} GB of free system memory for the frames that wait, got "
-            f"{available / 1e9:.1f} GB. Close other programs, or decode fewer frames at a time, with "
-            "Latent From Batch before this node"
+            f"{available / 1e9:.1f} GB. Close other programs, or put Latent From Batch before this "
+            "node and decode fewer frames at a time"
         )
