@@ -82,7 +82,7 @@ def count_memory(frames: int, height: int, width: int) -> list[dict]:
     from full_size_svd import make_video_autoencoder
     from live_memory import LiveMemory
     from torch.utils._python_dispatch import _disable_current_modes
-    from vcut.comfy_adapter.video_vae import stages_of
+    from vcut.comfy_adapter.vae_stages import stages_of
     from vcut.vcut_core.video_decoding import DecodeMemory, decode_video
 
     autoencoder = make_video_autoencoder().to("meta").half()
@@ -111,7 +111,7 @@ def count_memory(frames: int, height: int, width: int) -> list[dict]:
 
 def time_slices(autoencoder, latent, rounds: int) -> list[dict]:
     """Return the seconds of the whole decode and of slices, taken in turn, and their distance."""
-    from vcut.comfy_adapter.video_vae import stages_of
+    from vcut.comfy_adapter.vae_stages import stages_of
     from vcut.vcut_core.video_decoding import decode_video
 
     stages = stages_of(autoencoder)
@@ -151,7 +151,7 @@ def copy(_number: int, frame):
 def measure_precision(autoencoder, latent) -> list[dict]:
     """Return how far half precision lies from float32, whole and in slices."""
     import torch
-    from vcut.comfy_adapter.video_vae import stages_of
+    from vcut.comfy_adapter.vae_stages import stages_of
     from vcut.vcut_core.video_decoding import decode_video
 
     def distance(output, expected):

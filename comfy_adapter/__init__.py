@@ -15,7 +15,7 @@ from .img2vid_conds import conds_of_frame
 from .loading import checkpoint_names, load_pruned, prune_model
 from .pruned_layers import LOADER
 from .pruning import PRUNED_MODES
-from .video_vae import decode
+from .video_decode import decode
 
 __all__ = [
     "LOADER",

@@ -7,8 +7,8 @@ import torch
 from comfy.ldm.modules.temporal_ae import VideoResBlock
 from full_size_svd import VAE, fill_with_random_weights, make_video_autoencoder
 from live_memory import LiveMemory
-from vcut.comfy_adapter import video_vae
-from vcut.comfy_adapter.video_vae import stages_of
+from vcut.comfy_adapter import video_decode
+from vcut.comfy_adapter.vae_stages import stages_of
 from vcut.nodes.decode_video import DecodeVideo
 from vcut.vcut_core.video_decoding import MAX_SLICES, DecodeMemory, decode_video
 
@@ -75,8 +75,8 @@ def test_node_decodes_a_video_as_one(vae, latent, whole, difference, slices):
 
 
 def test_picture_does_not_depend_on_the_free_memory(vae, latent, whole, difference, monkeypatch):
-    monkeypatch.setattr(video_vae.comfy.model_management, "get_free_memory", lambda *_: 2e7)
-    decoded = video_vae.decode(vae, latent, 0)
+    monkeypatch.setattr(video_decode.comfy.model_management, "get_free_memory", lambda *_: 2e7)
+    decoded = video_decode.decode(vae, latent, 0)
     lines = decoded.lines
     assert difference(decoded.images, whole) < 1e-5
     assert lines[0] == "5 frames decoded as one video"
@@ -178,7 +178,7 @@ def test_system_memory_is_pinned_while_frames_wait_there(monkeypatch):
     monkeypatch.setattr(management, "pin_memory", pin)
     monkeypatch.setattr(management, "unpin_memory", lambda t: pinned.remove(t.data_ptr()))
     frames = torch.randn(3, 4, 6, 7)
-    with pytest.raises(KeyError), video_vae.SystemMemory(frames[0].nbytes) as system:
+    with pytest.raises(KeyError), video_decode.SystemMemory(frames[0].nbytes) as system:
         for large in (True, False):  # a smaller one takes the same place
             stage = frames if large else frames[..., :3].half()
             rested = [system.rest(number, frame) for number, frame in enumerate(stage)]
@@ -204,7 +204,7 @@ def test_comfyui_is_told_the_true_need(vae, latent, monkeypatch):
 
 def test_more_slices_are_taken_when_memory_runs_out(vae, latent, whole, difference, monkeypatch):
     asked = []
-    decode = video_vae.decode_video
+    decode = video_decode.decode_video
 
     def fail_once(samples, stages, slices, *args):
         asked.append(slices)
@@ -212,8 +212,8 @@ def test_more_slices_are_taken_when_memory_runs_out(vae, latent, whole, differen
             raise comfy.model_management.OOM_EXCEPTION("out of memory")
         return decode(samples, stages, slices, *args)
 
-    monkeypatch.setattr(video_vae, "decode_video", fail_once)
-    decoded = video_vae.decode(vae, latent, 2)
+    monkeypatch.setattr(video_decode, "decode_video", fail_once)
+    decoded = video_decode.decode(vae, latent, 2)
     assert asked == [2, 4] and difference(decoded.images, whole) < 1e-5
     assert decoded.lines[1].startswith("4 slices")
 
@@ -222,7 +222,7 @@ def test_memory_that_is_never_there_is_one_sentence(vae, latent, monkeypatch):
     def fail(*_args):
         raise comfy.model_management.OOM_EXCEPTION("out of memory")
 
-    monkeypatch.setattr(video_vae, "decode_video", fail)
+    monkeypatch.setattr(video_decode, "decode_video", fail)
     with pytest.raises(RuntimeError, match="VCUT Decode Video: expected .* GB of free memory"):
         DecodeVideo.execute({"samples": latent}, vae, 2)
 
@@ -239,9 +239,9 @@ def test_vae_without_a_time_axis_decodes_as_ever(kind):
         vae = comfy.sd.VAE(sd={}, config=config)
     fill_with_random_weights(vae.first_stage_model)
     latent = torch.randn(3, 4, 4, 4)
-    decoded = video_vae.decode(vae, latent, 0)
+    decoded = video_decode.decode(vae, latent, 0)
     assert torch.equal(decoded.images, vae.decode(latent))
-    assert decoded.lines == video_vae.NO_TIME_AXIS
+    assert decoded.lines == video_decode.NO_TIME_AXIS
 
 
 def test_vae_that_another_pack_hooks_into_decodes_as_ever(vae, latent):
@@ -249,9 +249,9 @@ def test_vae_that_another_pack_hooks_into_decodes_as_ever(vae, latent):
     assert isinstance(block, VideoResBlock)
     hook = block.register_forward_hook(lambda _m, _i, output: output * 1)
     try:
-        decoded = video_vae.decode(vae, latent, 2)
+        decoded = video_decode.decode(vae, latent, 2)
         assert torch.equal(decoded.images, vae.decode(latent))
-        assert decoded.lines == video_vae.HOOKED_INTO
+        assert decoded.lines == video_decode.HOOKED_INTO
     finally:
         hook.remove()
     assert stages_of(vae.first_stage_model) is not None
@@ -262,9 +262,9 @@ def test_decoding_that_another_pack_has_replaced_is_respected(vae, latent, monke
     changed = vae if owner == "vae" else vae.first_stage_model
     own = changed.decode
     monkeypatch.setattr(changed, "decode", lambda samples: own(samples) * 0.5)
-    decoded = video_vae.decode(vae, latent, 2)
+    decoded = video_decode.decode(vae, latent, 2)
     assert torch.equal(decoded.images, vae.decode(latent))
-    assert decoded.lines == video_vae.HOOKED_INTO
+    assert decoded.lines == video_decode.HOOKED_INTO
 
 
 def test_hook_on_a_convolution_is_called(autoencoder):
