@@ -10,8 +10,10 @@ if _message := outdated_host_message():
     logging.getLogger(__name__).error(_message)
     NODE_CLASS_MAPPINGS = {}  # so that an old host goes on without a complaint of its own
 else:
+    from .comfy_adapter import listen_to_pages
     from .nodes.extension import VCUTExtension
 
     async def comfy_entrypoint() -> VCUTExtension:
         """Called by ComfyUI once, when it loads the pack."""
+        listen_to_pages()
         return VCUTExtension()

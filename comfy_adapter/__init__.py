@@ -9,7 +9,13 @@ is no state to reset. Decisions and arithmetic are in ``vcut_core``.
 
 from .apply_technique import with_technique
 from .cost_reading import read_model
-from .feedback import node_id_of, show_on_narrow_node, show_on_node, with_progress
+from .feedback import (
+    listen_to_pages,
+    node_id_of,
+    show_on_narrow_node,
+    show_on_node,
+    with_progress,
+)
 from .host_model import require_svd
 from .img2vid_conds import conds_of_frame
 from .loading import checkpoint_names, load_pruned, prune_model
@@ -23,6 +29,7 @@ __all__ = [
     "checkpoint_names",
     "conds_of_frame",
     "decode",
+    "listen_to_pages",
     "load_pruned",
     "node_id_of",
     "prune_model",

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import comfy.model_management
 import comfy.utils
-from server import PromptServer
+from server import PromptServer, web
 
 logger = logging.getLogger(__name__)
+
+PAGE_ROUTE = "/vcut/page"
+_pages: set[str] = set()  # client ids of the pages in which nodes/web/lines.js shows the lines
 
 NODE_WIDTH = 34  # characters that a node of default width shows in a line
 
@@ -27,20 +30,45 @@ def show_on_narrow_node(lines: Sequence[str], node_id: str | None) -> None:
     show_on_node([part for line in lines for part in textwrap.wrap(line, NODE_WIDTH)], node_id)
 
 
-def show_on_node(lines: Sequence[str], node_id: str | None) -> None:
-    """Show ``lines`` under a node, where the host has a server that can.
+def listen_to_pages() -> None:
+    """Let pages tell that they show the lines by themselves, with nodes/web/lines.js."""
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return
 
-    They may hold what a user typed. ComfyUI's page puts them into the document as HTML, so they
-    are escaped here.
+    @server.routes.post(PAGE_ROUTE)
+    async def note_page(request):
+        _pages.add(str((await request.json())["client_id"]))
+        return web.json_response({})
+
+
+def show_on_node(lines: Sequence[str], node_id: str | None) -> None:
+    """Show ``lines`` on a node, where the host has a server that can.
+
+    As an event ``vcut.lines`` for the pack's own script. A page without it gets ComfyUI's text
+    under a node, which it puts into the document as HTML: lines may hold what a user typed, so they
+    are escaped. Pages from 1.55.18 on take that text away when the run succeeds.
     """
     server = getattr(PromptServer, "instance", None)
-    if node_id is None or server is None or not hasattr(server, "send_progress_text"):
+    if node_id is None or server is None:
         return
     try:
-        escaped = html.escape("\n".join(lines), quote=False)
-        server.send_progress_text(escaped, node_id, server.client_id)
+        data = {"workflow": _running_workflow(server), "node": node_id, "lines": list(lines)}
+        server.send_sync("vcut.lines", data, server.client_id)
+        if server.client_id not in _pages and hasattr(server, "send_progress_text"):
+            escaped = html.escape("\n".join(lines), quote=False)
+            server.send_progress_text(escaped, node_id, server.client_id)
     except Exception:  # a text that cannot be shown must not cost the user the result
         logger.debug("VCUT: could not show the text on the node", exc_info=True)
+
+
+def _running_workflow(server) -> str | None:
+    """Return the id of the workflow whose prompt runs, None where the page sent none."""
+    queue = getattr(server, "prompt_queue", None)
+    for item in list(queue.currently_running.values()) if queue else []:
+        workflow = (item[3].get("extra_pnginfo") or {}).get("workflow") or {}
+        return workflow.get("id")
+    return None
 
 
 def send_run_event(lines: Mapping[str, list[str]], log_line: str, counts: dict) -> None:

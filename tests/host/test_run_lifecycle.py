@@ -10,7 +10,7 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from vcut.comfy_adapter import with_technique
+from vcut.comfy_adapter import feedback, with_technique
 from vcut.comfy_adapter.sampling_run import SamplingRun
 from vcut.comfy_adapter.unet_in_run import UNetInRun
 from vcut.tests.support.summaries import without_seconds
@@ -255,6 +255,7 @@ def sent(monkeypatch):
 
     class Server:
         client_id = "client"
+        prompt_queue = SimpleNamespace(currently_running={})
 
         def send_progress_text(self, text, node_id, sid=None):
             texts.append((node_id, text))
@@ -285,9 +286,31 @@ def test_each_node_shows_its_own_facts_when_the_host_has_a_server(tiny, biased, 
     assert all(re.fullmatch(r"\d+\.\d s", line) for line in seconds)
 
 
+def test_lines_are_sent_for_the_workflow_that_runs(tiny, biased, sent):
+    import server
+
+    extra = {"extra_pnginfo": {"workflow": {"id": "the workflow"}}}
+    running = {0: (0, "a prompt", {}, extra, [])}
+    server.PromptServer.instance.prompt_queue.currently_running = running
+    tiny.sample(_with_node_ids(biased), steps=4)
+    told = [data for event, data, _ in sent.events if event == "vcut.lines"]
+    assert {data["workflow"] for data in told} == {"the workflow"}
+    assert told[0] == {
+        "workflow": "the workflow", "node": "8", "lines": ["running", "guided 2 of 4 steps"],
+    }  # fmt: skip
+    assert [(data["node"], "\n".join(data["lines"])) for data in told] == sent.texts
+
+
+def test_page_that_shows_the_lines_itself_gets_no_other_text(tiny, biased, sent, monkeypatch):
+    monkeypatch.setattr(feedback, "_pages", {"client"})
+    tiny.sample(_with_node_ids(biased), steps=4)
+    assert sent.texts == []
+    assert {"vcut.lines", "vcut.run"} <= {event for event, _, _ in sent.events}
+
+
 def test_counts_are_sent_once_when_a_run_ends(tiny, biased, sent, summaries):
     tiny.sample(_with_node_ids(biased), steps=4)
-    ((event, data, client_id),) = [part for part in sent.events if part[0].startswith("vcut")]
+    ((event, data, client_id),) = [part for part in sent.events if part[0] == "vcut.run"]
     assert (event, client_id) == ("vcut.run", "client")
     assert sorted(data["lines"]) == ["7", "8"]
     assert data["lines"]["8"][:2] == ["6 of 8 UNet evaluations", "guided 2 of 4 steps"]

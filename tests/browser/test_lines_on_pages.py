@@ -1,0 +1,154 @@
+"""What nodes say of a run stays on them: on the host's page and on the newest, in either look."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from comfy_page import load_workflow, page_of, serialized, upload_example_picture
+from private_comfyui.install import PACK, WORKFLOWS, current_host
+from private_comfyui.serve import ComfyServer
+from vcut.tests.support.page_scripts import USE_TINY_MODEL
+
+pytestmark = pytest.mark.browser
+
+NEWEST_PAGE = "1.58.1"  # of comfyui-frontend-package, November 2026
+SCHEDULER = "7 of 8 UNet evaluations\nguided 3 of 4 steps"
+TEXT_OF = """type => {
+    const node = window.app.graph.nodes.find(node => node.type === type)
+    return node.widgets.find(widget => widget.name === 'vcut_lines')?.element.innerText ?? null
+}"""
+RUN = """async ({seed}) => {
+    const find = type => window.app.graph.nodes.find(node => node.type === type)
+    const set = (type, name, value) => {
+        find(type).widgets.find(widget => widget.name === name).value = value
+    }
+    set('KSampler', 'seed', seed)
+    const ended = new Promise(end => {
+        for (const event of ['execution_success', 'execution_error', 'execution_interrupted'])
+            window.app.api.addEventListener(event, () => end(event), {once: true})
+    })
+    await window.app.queuePrompt(0)
+    return ended
+}"""
+SETTLE_MS = 1500  # newer pages take the host's own texts away after a run
+
+
+@pytest.fixture(scope="module")
+def newest_page() -> Path:
+    """The folder of the newest page, from PyPI."""
+    folder = PACK / ".venv" / "pages" / NEWEST_PAGE
+    if not folder.exists():
+        wheels = folder.with_suffix(".wheel")
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", wheels]
+        done = subprocess.run([*pip, f"comfyui-frontend-package=={NEWEST_PAGE}"], check=False)
+        if done.returncode:
+            pytest.skip(f"comfyui-frontend-package {NEWEST_PAGE} could not be fetched")
+        (wheel,) = wheels.glob("*.whl")
+        with zipfile.ZipFile(wheel) as content:
+            content.extractall(folder)
+    return folder / "comfyui_frontend_package" / "static"
+
+
+@pytest.fixture(scope="module", params=["the host's", "the newest"])
+def server(request):
+    arguments = ()
+    if request.param == "the newest":
+        arguments = ("--front-end-root", str(request.getfixturevalue("newest_page")))
+    host = current_host()
+    with ComfyServer(host, arguments=arguments) as server:
+        upload_example_picture(server, host)
+        yield server
+
+
+@pytest.fixture(scope="module", params=["classic", "Nodes 2.0"])
+def open_page(request, server):
+    """The page in one of its two looks, with the errors that its console told."""
+    errors: list[str] = []
+    with page_of(server, errors) as page:
+        enabled = json.dumps(request.param == "Nodes 2.0")
+        page.evaluate(
+            f"() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', {enabled})"
+        )
+        yield page, errors
+
+
+@pytest.fixture
+def page(open_page):
+    """The page with a workflow that runs on the tiny SVD; no error of ours may come up."""
+    page, errors = open_page
+    workflow = json.loads((WORKFLOWS / "svd_vcut.json").read_text(encoding="utf-8"))
+    load_workflow(page, workflow)
+    page.keyboard.press("Escape")  # the dialog of the missing model
+    page.evaluate(USE_TINY_MODEL)
+    yield page
+    assert [error for error in errors if "vcut" in error.lower()] == []
+
+
+def _run(page, seed: int) -> None:
+    assert page.evaluate(RUN, {"seed": seed}) == "execution_success"
+    page.wait_for_timeout(SETTLE_MS)
+
+
+def _text(page, class_type: str) -> str | None:
+    return page.evaluate(TEXT_OF, class_type)
+
+
+def test_lines_stay_after_a_run_and_after_a_second_one(page):
+    for seed in (1, 2):
+        _run(page, seed)
+        assert _text(page, "VCUT_GuidanceScheduler").startswith(SCHEDULER)
+        assert _text(page, "VCUT_PatchSVDModel").startswith("cross-attention: 64 computed")
+        assert _text(page, "VCUT_DecodeVideo").startswith("4 frames decoded as one video")
+    shown = page.locator(".vcut_lines").all()
+    assert len([text for text in shown if text.is_visible()]) == 3
+    # The host's own text would be a second copy.
+    assert page.get_by_text("7 of 8 UNet evaluations").count() == 1
+
+
+def test_lines_are_gone_when_a_node_was_bypassed(page):
+    _run(page, 3)
+    page.evaluate(
+        "() => { window.app.graph.nodes.find(n => n.type === 'VCUT_GuidanceScheduler').mode = 4 }"
+    )
+    _run(page, 4)
+    assert _text(page, "VCUT_GuidanceScheduler") is None
+    assert _text(page, "VCUT_PatchSVDModel").startswith("cross-attention: 32 computed")
+
+
+def test_workflow_holds_nothing_of_the_lines(page):
+    before = serialized(page)
+    _run(page, 0)
+    after = serialized(page)
+    values = [[node.get("widgets_values") for node in graph["nodes"]] for graph in (before, after)]
+    assert values[0] == values[1] and "7 of 8" not in json.dumps(after)
+
+
+def test_lines_are_back_when_the_workflow_is_loaded_again(page):
+    _run(page, 5)
+    load_workflow(page, serialized(page))
+    page.wait_for_timeout(SETTLE_MS)
+    assert _text(page, "VCUT_GuidanceScheduler").startswith(SCHEDULER)
+
+
+def test_lines_of_another_workflow_are_not_shown(page):
+    _run(page, 6)
+    load_workflow(page, {**serialized(page), "id": "another"})
+    assert _text(page, "VCUT_GuidanceScheduler") is None
+
+
+def test_text_is_text(page):
+    typed = "<img src=x onerror=alert(1)> www.example.com"
+    page.evaluate(
+        """text => {
+            const {id} = window.app.graph.nodes.find(n => n.type === 'VCUT_DecodeVideo')
+            window.app.api.dispatchCustomEvent(
+                'vcut.lines', {workflow: window.app.graph.id, node: String(id), lines: [text]})
+        }""",
+        typed,
+    )
+    assert _text(page, "VCUT_DecodeVideo") == typed
+    shown = page.locator(".vcut_lines").filter(has_text="onerror")
+    assert shown.locator("*").count() == 0
