@@ -94,13 +94,18 @@ def measure_all(options: argparse.Namespace) -> dict:
             bar.update(job.result())
     records = [json.loads(record_file(folder, *task).read_text()) for task in tasks]
     return {
-        "command": " ".join(["python3 benchmarks/long_video.py", *sys.argv[1:]]),
+        "command": _command(options),
         **circumstances(PACKAGES),
         "frames": options.frames,
         "few": min(options.few, options.frames),
         "camera": colour_of_a_moving_camera(options.frames),
         "records": records,
     }
+
+
+def _command(options: argparse.Namespace) -> str:
+    """Return the command that measures the same; where it keeps its files does not matter."""
+    return f"python3 benchmarks/long_video.py --frames {options.frames} --few {options.few}"
 
 
 def folder_of(options: argparse.Namespace) -> Path:

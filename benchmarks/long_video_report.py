@@ -6,10 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from long_video_sampling import EDGES, MAIN, NAIVE, OURS, VARIANTS
+from long_video_sampling import EDGES, MAIN, NAIVE, OURS, SAVING, UNGUIDED, VARIANTS
 from PIL import Image, ImageDraw, ImageFont
 from quality_statistics import mean_with_interval, paired_difference
 
+PAIRS = (  # told beside the table
+    (OURS, UNGUIDED),
+    (SAVING, OURS),
+    (OURS, "overlap 1"),
+    (OURS, "overlap 2"),
+    (OURS, "overlap 6"),
+    ("overlap 4, anchored colour", OURS),
+    ("overlap 4 given clean and cached", OURS),
+    ("overlap 4 given clean and cached, tuned", OURS),
+)
 SHEET_SCALE = 2  # pixels of a sheet for one of a video
 SHOWN_AROUND_SEAM = 3  # frames on each side
 FONT_SIZE = 18
@@ -114,6 +124,9 @@ def markdown(results: dict) -> str:
         cells += [" / ".join(colours), f"{row_['seam']:.2f}", f"{row_['speed']:.2f}"]
         cells.append(f"{row_['per_new_frame']:.1f}")
         lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "Paired differences of PSNR, dB:", ""]
+    for ours, other in PAIRS:
+        lines.append(f"- {ours}, less {other}: {_difference(results, ours, other)}")
     camera = results["camera"]
     moved = " / ".join(f"{camera[edge - 1]:.1f}" for edge in EDGES)
     lines += [
@@ -123,6 +136,21 @@ def markdown(results: dict) -> str:
         "would take away from a video that moves so.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _difference(results: dict, ours: str, other: str) -> str:
+    """Return the paired difference of two variants in each span that both have."""
+    frames = [record["frame"] for record in records_of(results, ours)]
+    frames = [r["frame"] for r in records_of(results, other, frames)]
+    pairs = [records_of(results, name, frames) for name in (ours, other)]
+    length = min(len(records[0]["psnr"]) for records in pairs)
+    told = []
+    for start, stop in zip(EDGES, EDGES[1:], strict=False):
+        if stop <= length:
+            means = [[float(np.mean(r["psnr"][start:stop])) for r in records] for records in pairs]
+            difference = _interval(paired_difference(*means, frames), 2, "+")
+            told.append(f"frames {start + 1} to {stop} {difference}")
+    return "; ".join(told)
 
 
 def _interval(value: dict, digits: int, sign: str = "") -> str:

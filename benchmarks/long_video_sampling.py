@@ -246,7 +246,7 @@ VARIANTS = (
     ),
 )  # fmt: skip
 MAIN = tuple(variant.name for variant in VARIANTS if not variant.is_short)
-NAIVE, OURS = MAIN[0], MAIN[2]
+NAIVE, UNGUIDED, OURS, SAVING = MAIN
 
 
 def measure(made: Made, variant: Variant, truth: Videos) -> dict:
