@@ -7,6 +7,7 @@ from ..comfy_adapter import node_id_of, show_on_node, with_progress
 from ..plots.captions import clean
 from ..plots.figures import missing_matplotlib
 from ..plots.video_pictures import SideBySide, plot
+from .page_hints import advanced, search_words
 from .video_comparison import AlignedVideos, Scores, Video
 
 DISPLAY_NAME = "VCUT Compare Videos"
@@ -47,6 +48,7 @@ class CompareVideos(io.ComfyNode):
                     step=0.5,
                     tooltip="How much brighter the difference is shown than it is. 1: as it is. "
                     "255: the smallest difference that a saved picture can have shows as white.",
+                    **advanced(),
                 ),
             ],
             outputs=[
@@ -64,6 +66,7 @@ class CompareVideos(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
+            **search_words("svd", "compare", "difference", "psnr", "ssim"),
             is_output_node=True,
         )
 

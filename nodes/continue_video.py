@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..comfy_adapter import conds_of_frame, node_id_of, show_on_narrow_node
 from ..vcut_core.continuation import latent_to_continue
 from .latent_videos import frames_of
+from .page_hints import advanced, search_words
 
 DISPLAY_NAME = "VCUT Continue Video"
 OVERLAP = 4
@@ -60,6 +61,7 @@ class ContinueVideo(io.ComfyNode):
                     step=0.01,
                     tooltip="As for the first video. Above 0 the picture is decoded and encoded "
                     "once more, with noise.",
+                    **advanced(),
                 ),
                 io.Combo.Input(
                     "negative_picture",
@@ -67,6 +69,7 @@ class ContinueVideo(io.ComfyNode):
                     default="zero",
                     tooltip="Only for cfg above 1. zero: the negative has no picture, as in the "
                     "first video. keep: it has the same one, which drifts less.",
+                    **advanced(),
                 ),
             ],
             outputs=[
@@ -77,6 +80,7 @@ class ContinueVideo(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
+            **search_words("svd", "longer", "long video", "extend", "continue"),
         )
 
     @classmethod

@@ -9,6 +9,7 @@ from ..plots.cost_picture import draw_costs
 from ..plots.figures import missing_matplotlib
 from ..vcut_core.cost_report import headline, report_lines, unit_for
 from ..vcut_core.guidance_cut import MAX_STEPS
+from .page_hints import search_words
 
 DISPLAY_NAME = "VCUT Cost Report"
 MIN_SIZE = 16  # of SVD_img2vid_Conditioning, in pixels
@@ -70,6 +71,7 @@ class CostReport(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
+            **search_words("svd", "cost", "speed", "memory", "vram", "flops"),
             is_output_node=True,
         )
 

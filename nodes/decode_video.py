@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..comfy_adapter import decode, node_id_of, show_on_narrow_node
 from ..vcut_core.video_decoding import AUTOMATIC, MAX_SLICES
 from .latent_videos import frames_of
+from .page_hints import search_words
 
 DISPLAY_NAME = "VCUT Decode Video"
 
@@ -39,6 +40,7 @@ class DecodeVideo(io.ComfyNode):
             ],
             outputs=[io.Image.Output(tooltip="The frames.")],
             hidden=[io.Hidden.unique_id],
+            **search_words("svd", "vae decode", "memory", "vram", "low vram", "oom", "flicker"),
         )
 
     @classmethod

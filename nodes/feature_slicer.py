@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..comfy_adapter import node_id_of, require_svd, with_technique
 from ..vcut_core.feature_slicing import SCOPES, Scope, SlicingConfig
 from ..vcut_core.slicing_memory import AUTOMATIC, MAX_SLICES
+from .page_hints import search_words
 
 DISPLAY_NAME = "VCUT Feature Slicer"
 
@@ -47,6 +48,7 @@ class FeatureSlicer(io.ComfyNode):
             ],
             outputs=[io.Model.Output(tooltip="The same model, run in slices.")],
             hidden=[io.Hidden.unique_id],
+            **search_words("svd", "video", "memory", "vram", "low vram", "oom", "out of memory"),
         )
 
     @classmethod

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..comfy_adapter import node_id_of, require_svd, with_technique
 from ..vcut_core.guidance_cut import AFTER_CUT_MODES, MAX_STEPS, AfterCut, GuidanceConfig
+from .page_hints import advanced, search_words
 
 DISPLAY_NAME = "VCUT Guidance Scheduler"
 
@@ -48,6 +49,7 @@ class GuidanceScheduler(io.ComfyNode):
                     default="average",
                     tooltip="How strongly the picture's content steers the steps after the cut. "
                     "average: half, as in the paper. positive: fully. none: not at all.",
+                    **advanced(),
                 ),
                 io.Float.Input(
                     "cut_sigma",
@@ -60,6 +62,7 @@ class GuidanceScheduler(io.ComfyNode):
                     "below it; cut_step, steps and start_step are ignored. For chained samplers "
                     "(KSampler Advanced), which see a slice of the schedule: copy the value that "
                     "a whole run reports. Above the first sigma (700): never guided.",
+                    **advanced(),
                 ),
                 io.Int.Input(
                     "start_step",
@@ -70,10 +73,12 @@ class GuidanceScheduler(io.ComfyNode):
                     tooltip="First step with guidance, counted as cut_step is. 1: from the start. "
                     "Higher: the steps before it are unguided too, with the embedding that "
                     "after_cut names. An experiment of the paper; it changes the picture most.",
+                    **advanced(),
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The same model with scheduled guidance.")],
             hidden=[io.Hidden.unique_id],
+            **search_words("svd", "video", "faster", "speed", "cfg", "guidance"),
         )
 
     @classmethod

@@ -6,6 +6,7 @@ from ..comfy_adapter import node_id_of, show_on_narrow_node
 from ..vcut_core.continuation import join_videos, kept_frames
 from .continue_video import OVERLAP
 from .latent_videos import frames_of
+from .page_hints import search_words
 
 DISPLAY_NAME = "VCUT Join Videos"
 
@@ -37,6 +38,7 @@ class JoinVideos(io.ComfyNode):
             ],
             outputs=[io.Latent.Output(tooltip="The longer video.")],
             hidden=[io.Hidden.unique_id],
+            **search_words("svd", "longer", "long video", "concatenate"),
         )
 
     @classmethod

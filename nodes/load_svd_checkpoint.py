@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..comfy_adapter import LOADER, PRUNED_MODES, checkpoint_names, load_pruned, node_id_of
 from ..vcut_core.cross_attention import CrossAttentionConfig, TemporalMode
+from .page_hints import search_words
 
 
 class LoadSVDCheckpoint(io.ComfyNode):
@@ -37,6 +38,7 @@ class LoadSVDCheckpoint(io.ComfyNode):
                 io.Vae.Output(tooltip="The VAE."),
             ],
             hidden=[io.Hidden.unique_id],
+            **search_words("svd", "checkpoint", "memory", "low vram"),
         )
 
     @classmethod

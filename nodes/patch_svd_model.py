@@ -10,6 +10,7 @@ from ..vcut_core.cross_attention import (
     SpatialMode,
     TemporalMode,
 )
+from .page_hints import search_words
 
 DISPLAY_NAME = "VCUT Patch SVD Model"
 
@@ -49,6 +50,7 @@ class PatchSVDModel(io.ComfyNode):
             ],
             outputs=[io.Model.Output(tooltip="The same model with cheaper cross-attentions.")],
             hidden=[io.Hidden.unique_id],
+            **search_words("svd", "stable video diffusion", "image to video", "faster", "speed"),
         )
 
     @classmethod

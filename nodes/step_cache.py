@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..comfy_adapter import node_id_of, require_svd, with_technique
 from ..vcut_core.step_cache import PACES, Pace, StepCacheConfig
+from .page_hints import search_words
 
 DISPLAY_NAME = "VCUT Step Cache"
 
@@ -36,6 +37,9 @@ class StepCacheNode(io.ComfyNode):
             ],
             outputs=[io.Model.Output(tooltip="The same model, with steps left out.")],
             hidden=[io.Hidden.unique_id],
+            **search_words(
+                "svd", "video", "faster", "speed", "fewer steps", "easycache", "teacache"
+            ),
         )
 
     @classmethod
