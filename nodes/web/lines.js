@@ -6,9 +6,9 @@ import { app } from '../../scripts/app.js'
 const WIDGET = 'vcut_lines'
 const ROW = 16 // pixels
 const MARGIN = 4 // around the text, within its node
-const SKIPPED = [2, 4] // modes of a muted and of a bypassed node
 
 const texts = new Map() // workflow and node -> what the node said last, since this page was opened
+const inRun = new Set() // ids of the nodes that the run in progress has computed or found cached
 const keyOf = (workflow, nodeId) => `${workflow ?? ''} ${nodeId}`
 
 // A node in a subgraph has the ids of all subgraphs around it in front of its own: "7:2".
@@ -65,14 +65,25 @@ function eachNode(graph, prefix, visit) {
   }
 }
 
-// Lines of this workflow's earlier runs come back; a node that is left out of runs has none.
+// Lines of this workflow's earlier runs come back.
 function restore() {
   eachNode(app.graph, '', (node, id) => {
-    const key = keyOf(app.graph.id, id)
-    if (SKIPPED.includes(node.mode)) {
-      texts.delete(key)
-      hide(node)
-    } else if (texts.has(key)) show(node, texts.get(key))
+    const text = texts.get(keyOf(app.graph.id, id))
+    if (text !== undefined) show(node, text)
+  })
+}
+
+// A node whose outputs lead nowhere may be found cached, and has no part in the run all the same.
+function isUsed(node) {
+  const leads = node.outputs?.some(({ links }) => links?.length)
+  return leads || node.constructor.nodeData?.output_node
+}
+
+// A node that was bypassed, muted or left unconnected had no part in the run: its lines are old.
+function forgetOthers() {
+  eachNode(app.graph, '', (node, id) => {
+    const hadPart = inRun.has(id) && isUsed(node)
+    if (!hadPart && texts.delete(keyOf(app.graph.id, id))) hide(node)
   })
 }
 
@@ -96,7 +107,10 @@ app.registerExtension({
       if (node?.type?.startsWith('VCUT_')) show(node, text)
     })
     api.addEventListener('vcut.run', () => {}) // for programs; newer pages complain of unknown ones
-    api.addEventListener('execution_start', restore)
+    api.addEventListener('execution_start', () => inRun.clear())
+    api.addEventListener('execution_cached', ({ detail }) => detail.nodes.forEach((id) => inRun.add(String(id))))
+    api.addEventListener('executing', ({ detail }) => inRun.add(String(detail)))
+    api.addEventListener('execution_success', forgetOthers)
     api.addEventListener('reconnected', () => {
       announced = null
       announce()

@@ -108,11 +108,18 @@ def test_lines_stay_after_a_run_and_after_a_second_one(page):
     assert page.get_by_text("7 of 8 UNet evaluations").count() == 1
 
 
-def test_lines_are_gone_when_a_node_was_bypassed(page):
+BYPASS = "() => { window.app.graph.nodes.find(n => n.type === 'VCUT_GuidanceScheduler').mode = 4 }"
+UNCONNECT = """() => {
+    const find = type => window.app.graph.nodes.find(node => node.type === type)
+    find('VCUT_PatchSVDModel').connect(0, find('VideoLinearCFGGuidance'), 'model')
+}"""
+
+
+@pytest.mark.parametrize("leave_out", [BYPASS, UNCONNECT], ids=["bypassed", "not connected"])
+def test_lines_are_gone_when_a_node_was_left_out(page, leave_out):
     _run(page, 3)
-    page.evaluate(
-        "() => { window.app.graph.nodes.find(n => n.type === 'VCUT_GuidanceScheduler').mode = 4 }"
-    )
+    assert _text(page, "VCUT_GuidanceScheduler").startswith(SCHEDULER)
+    page.evaluate(leave_out)
     _run(page, 4)
     assert _text(page, "VCUT_GuidanceScheduler") is None
     assert _text(page, "VCUT_PatchSVDModel").startswith("cross-attention: 32 computed")
