@@ -74,6 +74,17 @@ def test_node_decodes_a_video_as_one(vae, latent, whole, difference, slices):
     assert 0 <= images.min() and images.max() <= 1
 
 
+def test_tiny_svd_is_decoded_as_one_video_too(tiny, difference):
+    # Its VAE has a convolution before the decoder, as those of other models.
+    latent = 5 * torch.randn(5, 4, 8, 8)
+    expected = tiny.vae.decode(latent)  # all frames fit here
+    decoded = video_decode.decode(tiny.vae, latent, 3)
+    assert decoded.lines[:2] == ["5 frames decoded as one video", "3 slices, 0.0 GB at once"]
+    assert difference(decoded.images, expected) < 1e-5
+    alone = torch.cat([tiny.vae.decode(frame[None]) for frame in latent])
+    assert difference(alone, expected) > 1e-3
+
+
 def test_picture_does_not_depend_on_the_free_memory(vae, latent, whole, difference, monkeypatch):
     monkeypatch.setattr(video_decode.comfy.model_management, "get_free_memory", lambda *_: 2e7)
     decoded = video_decode.decode(vae, latent, 0)
