@@ -19,6 +19,10 @@ from workflow_layout import layout  # noqa: E402
 
 COMFYUI_VERSION = "0.3.75"  # the host that the workflows are made on
 
+READABLE = 0.65  # the page draws no text below 0.6
+MENUS = (90, 150)  # pixels that they take at the left and at the top
+WINDOW = (1480, 820)  # pixels that a window of 1600x1000 leaves for the graph
+
 BUILD = """({nodes, links, groups}) => {
     const graph = window.app.graph
     graph.clear()
@@ -63,7 +67,7 @@ def build(page, recipe: Recipe) -> dict:
 def finish(workflow: dict, name: str, recipe: Recipe) -> dict:
     """Return ``workflow`` with its provenance, and without what depends on the browser's window."""
     workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"vcut-svd/workflows/{name}"))
-    workflow["extra"].pop("ds", None)  # without it ComfyUI fits the whole graph into the window
+    workflow["extra"]["ds"] = first_view(workflow["nodes"])
     for node in workflow["nodes"]:
         properties = node["properties"]
         if node["type"].startswith("VCUT_"):
@@ -73,6 +77,22 @@ def finish(workflow: dict, name: str, recipe: Recipe) -> dict:
         if node["type"] in ("ImageOnlyCheckpointLoader", "VCUT_LoadSVDCheckpoint"):
             properties["models"] = [recipe.checkpoint.metadata()]
     return workflow
+
+
+def first_view(nodes: list[dict]) -> dict:
+    """Return the view that a workflow opens with: all of it, or as much as stays readable.
+
+    Left alone ComfyUI fits the whole graph into the window, large ones as grey boxes.
+    """
+    left = min(node["pos"][0] for node in nodes)
+    top = min(node["pos"][1] for node in nodes)
+    width = max(node["pos"][0] + node["size"][0] for node in nodes) - left
+    height = max(node["pos"][1] + node["size"][1] for node in nodes) - top
+    scale = max(READABLE, min(1.0, WINDOW[0] / width, WINDOW[1] / height))
+    offset = [
+        round(start / scale - corner) for start, corner in zip(MENUS, (left, top), strict=True)
+    ]
+    return {"scale": round(scale, 3), "offset": offset}
 
 
 def pack_version() -> str:

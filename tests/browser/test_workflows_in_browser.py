@@ -83,6 +83,20 @@ IS_BROKEN_ANYWHERE = """widget => {
     return tops.size > widget.innerText.trim().split('\\n').length
 }"""
 
+FIRST_VIEW = """() => {
+    const {canvas, graph} = window.app
+    const {scale, offset} = canvas.ds
+    const {left, top} = canvas.canvas.getBoundingClientRect()
+    const loaders = ['ImageOnlyCheckpointLoader', 'VCUT_LoadSVDCheckpoint']
+    const first = ['MarkdownNote', 'LoadImage', ...loaders]
+    const boxes = graph.nodes.filter(node => first.includes(node.type)).map(({boundingRect}) => {
+        const [x, y, width, height] = boundingRect
+        return [left + (x + offset[0]) * scale, top + (y + offset[1]) * scale,
+            left + (x + width + offset[0]) * scale, top + (y + height + offset[1]) * scale]
+    })
+    return [scale, boxes]
+}"""
+
 PREVIEWS_ARE_THERE = """() => window.app.graph.nodes.filter(node => node.type === 'PreviewImage')
     .every(node => node.imgs?.length && node.imgs.every(image => image.complete))"""
 SUMMARY = """() => window.app.graph.nodes.find(node => node.type === 'PreviewAny')
@@ -178,6 +192,20 @@ def _overlap(a: list, b: list) -> bool:
     beside = left + width <= other_left or other_left + other_width <= left
     above = top + height <= other_top or other_top + other_height <= top
     return not (beside or above)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_first_view_is_readable_and_shows_where_to_begin(page, checkpoints, name):
+    before = page.viewport_size
+    page.set_viewport_size({"width": 1600, "height": 1000})
+    load_workflow(page, read(name))
+    scale, boxes = page.evaluate(FIRST_VIEW)
+    page.set_viewport_size(before)
+
+    assert 0.6 < scale <= 1
+    assert len(boxes) == 3  # the note, the loader and the picture
+    for left, top, right, bottom in boxes:
+        assert 60 < left and 80 < top and right < 1600 and bottom < 1000
 
 
 @pytest.mark.parametrize("name", NAMES)
