@@ -113,14 +113,16 @@ RECIPES = {
     ),
     "svd_xt_long": Recipe(
         title="SVD-XT with VCUT, 67 frames",
-        shows="The graph of svd_xt_vcut_fast makes 25 frames. VCUT Continue Video samples the next "
-        "ones while they see the last 4, at cfg 1, and VCUT Join Videos puts them behind: 25, 46, "
-        "67 frames. Copy the last three nodes for more. All is decoded once, as one video.",
+        shows="The graph of svd_xt_vcut_fast makes 25 frames, sliced where memory is short. VCUT "
+        "Continue Video samples the next ones while they see the last 4, at cfg 1, and VCUT Join "
+        "Videos puts them behind: 25, 46, 67 frames. Copy the last three nodes for more. All is "
+        "decoded once, as one video.",
         look_at="The lines under the nodes: **4 frames kept, 21 new**, and **46 + 21 = 67 "
         "frames**. **Motion of all parts** sets motion_bucket_id everywhere: where the parts "
         "differ, the seam shows.",
         checkpoint=SVD_XT,
         is_pruned=True,
+        is_sliced=True,
         has_step_cache=True,
         continuations=2,
     ),

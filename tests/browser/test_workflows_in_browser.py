@@ -51,6 +51,7 @@ VCUT_VALUES = {
         "VCUT_LoadSVDCheckpoint": ["svd_xt.safetensors", "cached"],
         "VCUT_GuidanceScheduler": SCHEDULE,
         "VCUT_StepCache": ["balanced"],
+        "VCUT_FeatureSlicer": [0, "everything"],
         "VCUT_ContinueVideo": [25, 4, 127, 6, 0, "zero"],
         "VCUT_JoinVideos": [4],
     },
