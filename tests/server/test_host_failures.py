@@ -47,9 +47,10 @@ def test_server_that_dies_at_start_shows_the_end_of_its_log(tmp_path):
 def test_server_ends_when_the_process_that_started_it_is_killed():
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from private_comfyui.serve import ComfyServer\n"
         "from private_comfyui.install import current_host\n"
-        "server = ComfyServer(current_host()); server.start()\n"
+        "host = current_host(); sys.path.append(str(host.extra_site))\n"
+        "from private_comfyui.serve import ComfyServer\n"
+        "server = ComfyServer(host); server.start()\n"
         "print(server._process.pid, flush=True); input()\n"
     )
     command = [sys.executable, "-c", script, str(PACK / "demo")]

@@ -234,7 +234,9 @@ def test_comparison_is_told_in_words_and_a_label_is_no_html_for_the_page(server)
     lines = server.run(prompt).texts["3"].splitlines()
     assert lines[0].startswith("3 frames of 32x32: PSNR 31.2 dB, SSIM ")
     assert lines[1].startswith("Largest error in frame 1: 7.00 of 255 on average")
-    assert lines[-1].startswith("&lt;b&gt;a &amp; b&lt;/b&gt; has 5 frames, video_b 3: ")
+    # A host without matplotlib has a line more.
+    label = "&lt;b&gt;a &amp; b&lt;/b&gt; has 5 frames, video_b 3: "
+    assert [line for line in lines[2:] if line.startswith(label)]
 
 
 def test_cost_report_runs_on_its_own_and_promises_what_the_run_then_says(server, tiny_prompt):
