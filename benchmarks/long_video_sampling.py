@@ -10,12 +10,12 @@ from sampling_jobs import Job, one_sampler
 from tiny_svd.loader import load_tiny_svd
 from tiny_svd_jobs import TinySVD
 from torch import Tensor
+from vcut.nodes.continue_video import OVERLAP
 from video_truth import centroids, psnr
 from video_world import FPS, NUM_FRAMES, Videos
 
 LONG = 54  # frames: the first video and four continuations with an overlap of 4
 SHORT = 34  # frames: two continuations
-OVERLAP = 4  # the node's default
 TUNING_STEPS = 200
 EDGES = (NUM_FRAMES, SHORT, LONG)  # the spans that are measured lie between these
 SAVINGS = ("VCUT_PatchSVDModel", "VCUT_GuidanceScheduler", "VCUT_StepCache")

@@ -7,9 +7,10 @@ from torch import Tensor
 def conds_of_frame(clip_vision, vae, frame: Tensor, motion: dict, keeps_negative_picture: bool):
     """Return (positive, negative), as SVD_img2vid_Conditioning makes them of a picture.
 
-    frame: (1, 4, h, w), taken as it is: not through the VAE, but for the image embedding. motion:
-    motion_bucket_id, fps and augmentation_level; above 0 the decoded frame is encoded once more,
-    with the same noise every time.
+    Each has an image embedding (1, 1, width) and a picture (1, 4, h, w), both zero in the negative
+    unless it keeps the picture. frame: (1, 4, h, w), taken as it is: not through the VAE, but for
+    the embedding. motion: motion_bucket_id, fps and augmentation_level; above 0 the decoded frame
+    is encoded once more, with the same noise every time.
     """
     picture = vae.decode(frame)[..., :3]
     embedding = clip_vision.encode_image(picture).image_embeds.unsqueeze(0)

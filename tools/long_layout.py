@@ -1,9 +1,10 @@
 """The part of a workflow that makes its video longer: a band below the graph of one video."""
 
+from private_comfyui.long_prompts import OVERLAP
+
 BAND = 980  # pixels: where it stands, below everything else
 COLUMN = 310  # from one node to the next
 TALL = 180  # a node with room for its line
-OVERLAP = 4
 
 
 def add_continuations(
@@ -13,7 +14,7 @@ def add_continuations(
 
     left: where the band begins. conditioning, sampler: widget values of the first video's. The
     first nodes are the loader, the picture, guidance, conditioning, sampler and decoder. One node
-    sets motion and another the frames of all parts.
+    sets the motion of all parts.
     """
     loader, guidance, condition, first_sampler, decoder = 0, 2, 3, 4, 5
     motion = {"motion_bucket_id": conditioning["motion_bucket_id"]}

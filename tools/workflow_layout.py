@@ -1,10 +1,9 @@
 """Where the nodes of each workflow stand and how they are linked."""
 
 from comparison_layout import comparison_layout
-from long_layout import BAND, add_continuations
+from long_layout import BAND, COLUMN, add_continuations
 from recipes import Recipe, note_text
 
-COLUMN = 310  # from one VCUT node to the next
 TALL = 250  # a VCUT node with room for the line that a run writes on it
 SCHEDULE = {
     "cut_step": 17, "steps": 25, "after_cut": "average", "cut_sigma": 0.0, "start_step": 1,

@@ -139,9 +139,9 @@ def decode_video(
 
     slices: of the largest stage; smaller ones are cut into fewer. device: where it is computed.
     rest: returns a computed frame, given its number, where it is to wait; the frame of that number
-    before it is no longer read. note: called with a stage's number before
-    each of its slices of frames; it may raise to stop. keeps_hidden: whether there is room to keep
-    what lies between two convolutions over time; it is computed twice without.
+    before it is no longer read. note: called with a stage's number before each of its slices of
+    frames; it may raise to stop. keeps_hidden: whether there is room to keep what lies between two
+    convolutions over time; it is computed twice without.
     """
     frames = list(latent)
     statistics = None

@@ -79,8 +79,22 @@ function isUsed(node) {
   return leads || node.constructor.nodeData?.output_node
 }
 
+let running = Promise.resolve(null) // the workflow of the run in progress, null where it is not known
+
+// The host's events do not tell it, and another workflow may be open by the time the run ends.
+async function runningWorkflow() {
+  try {
+    const queue = await (await api.fetchApi('/queue')).json()
+    return queue.queue_running[0]?.[3]?.extra_pnginfo?.workflow?.id ?? null
+  } catch {
+    return null
+  }
+}
+
 // A node that was bypassed, muted or left unconnected had no part in the run: its lines are old.
-function forgetOthers() {
+async function forgetOthers() {
+  const workflow = await running
+  if (workflow === null || workflow !== app.graph.id) return
   eachNode(app.graph, '', (node, id) => {
     const hadPart = inRun.has(id) && isUsed(node)
     if (!hadPart && texts.delete(keyOf(app.graph.id, id))) hide(node)
@@ -107,7 +121,10 @@ app.registerExtension({
       if (node?.type?.startsWith('VCUT_')) show(node, text)
     })
     api.addEventListener('vcut.run', () => {}) // for programs; newer pages complain of unknown ones
-    api.addEventListener('execution_start', () => inRun.clear())
+    api.addEventListener('execution_start', () => {
+      inRun.clear()
+      running = runningWorkflow()
+    })
     api.addEventListener('execution_cached', ({ detail }) => detail.nodes.forEach((id) => inRun.add(String(id))))
     api.addEventListener('executing', ({ detail }) => inRun.add(String(detail)))
     api.addEventListener('execution_success', forgetOthers)

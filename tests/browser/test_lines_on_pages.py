@@ -33,6 +33,19 @@ RUN = """async ({seed}) => {
     await window.app.queuePrompt(0)
     return ended
 }"""
+RUN_ANOTHER_MEANWHILE = """async shown => {
+    const {app} = window
+    await app.loadGraphData({...shown, id: crypto.randomUUID()})
+    const find = type => app.graph.nodes.find(node => node.type === type)
+    find('VCUT_GuidanceScheduler').mode = 4
+    find('KSampler').widgets.find(widget => widget.name === 'steps').value = 60
+    const ended = new Promise(end => {
+        app.api.addEventListener('execution_success', end, {once: true})
+    })
+    await app.queuePrompt(0)
+    await app.loadGraphData(shown)
+    await ended
+}"""
 SETTLE_MS = 1500  # newer pages take the host's own texts away after a run
 
 
@@ -144,6 +157,14 @@ def test_lines_of_another_workflow_are_not_shown(page):
     _run(page, 6)
     load_workflow(page, {**serialized(page), "id": "another"})
     assert _text(page, "VCUT_GuidanceScheduler") is None
+
+
+def test_run_of_another_workflow_takes_no_lines_away(page):
+    _run(page, 7)
+    shown = serialized(page)
+    page.evaluate(RUN_ANOTHER_MEANWHILE, shown)
+    page.wait_for_timeout(SETTLE_MS)
+    assert _text(page, "VCUT_GuidanceScheduler").startswith(SCHEDULER)
 
 
 def test_text_is_text(page):

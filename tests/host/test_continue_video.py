@@ -149,6 +149,12 @@ def test_continuation_without_a_mask_is_joined_as_told(video):
     assert len(joined["samples"]) == len(video["samples"]) + 3
 
 
+def test_mask_of_another_node_is_not_taken_for_an_overlap(video):
+    new = {"samples": torch.zeros(6, 4, 8, 8), "noise_mask": torch.zeros(1, 1, 64, 64)}
+    (joined,) = JoinVideos.execute(video, new, 3).result
+    assert len(joined["samples"]) == len(video["samples"]) + 3
+
+
 def test_videos_of_two_sizes_are_refused_in_one_sentence(video):
     with pytest.raises(ValueError, match="^VCUT Join Videos: expected two latents of one size"):
         JoinVideos.execute(video, {"samples": torch.zeros(6, 4, 8, 9)}, 3)

@@ -146,6 +146,12 @@ def test_thirteen_slices_of_svd_xt_work_on_less_than_2_5_gb(full_size):
     assert memory.working_bytes(1) == pytest.approx(26.4e9, rel=0.01)
 
 
+def test_67_frames_of_svd_xt_take_what_the_help_page_says(full_size):
+    memory = DecodeMemory(stages_of(full_size), 67, 72 * 128, 2)
+    assert round(memory.working_bytes(34) / 1e9, 1) == 2.1
+    assert round(memory.resting_bytes / 1e9, 1) == 10.1
+
+
 def test_fewest_slices_that_fit_are_chosen(full_size):
     memory = DecodeMemory(stages_of(full_size), 25, 72 * 128, 2)
     assert memory.choose(40e9) == 1

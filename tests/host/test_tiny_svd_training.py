@@ -1,12 +1,15 @@
 """The tiny SVD's videos and training: the same command gives the same data and first losses."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 import train
+from safetensors.torch import load_file
+from tiny_svd.loader import TIME_LAYERS, WEIGHTS
 from trainer import Stage, step_generator
 from video_world import DIRECTIONS, NUM_FRAMES, SIZE, make_videos
 
@@ -55,7 +58,15 @@ def _losses(folder: Path, run, steps: int = STEPS, disturb: int = 0) -> list[dic
     return [{name: line[name] for name in line if name != "seconds"} for line in lines]
 
 
-@pytest.mark.parametrize("run", [_train_vae, _train_image_encoder, _train_unet])
+def _train_time_layers(stage):
+    weights = shutil.copy(WEIGHTS, stage.folder)
+    assert train.train_time_layers(stage, Path(weights))
+    written = load_file(stage.folder / TIME_LAYERS)
+    shipped = load_file(WEIGHTS.with_name(TIME_LAYERS))
+    assert {n: w.shape for n, w in written.items()} == {n: w.shape for n, w in shipped.items()}
+
+
+@pytest.mark.parametrize("run", [_train_vae, _train_image_encoder, _train_unet, _train_time_layers])
 def test_same_command_gives_the_same_first_losses(tmp_path, run):
     first = _losses(tmp_path / "first", run, disturb=1)
     assert first == _losses(tmp_path / "second", run, disturb=2)
