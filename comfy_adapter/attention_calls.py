@@ -11,7 +11,7 @@ from .call_state import CallState, call_state_of
 from .forwards import has_forward, has_hooks
 from .other_patches import is_patched_inside
 from .pruned_layers import PrunedCrossAttention
-from .uncompiled import uncompiled
+from .torch_compile import uncompiled
 from .unet_structure import attn2_of
 
 ANSWERED = (CrossAttention, PrunedCrossAttention)  # classes of attn2 that a technique may answer
@@ -27,19 +27,23 @@ def is_host_block(block: torch.nn.Module) -> bool:
     return type(block) is BasicTransformerBlock
 
 
-def forward_block(axis: Axis, block, x, context: Any = None, transformer_options={}):
-    """Return a transformer block's output, (B, S, C) for x (B, S, C)."""
-    state = call_state_of(transformer_options)
-    if state is None or state.unet is None:
+def forward_block(
+    axis: Axis, stays_out: bool, block, x, context: Any = None, transformer_options={}
+):
+    """Return a transformer block's output, (B, S, C) for x (B, S, C).
+
+    stays_out: of compiled code, which reads nothing of a run: it would be compiled for that alone.
+    """
+    if torch.compiler.is_compiling() and not stays_out:
         return type(block).forward(block, x, context, transformer_options)
-    if torch.compiler.is_compiling():  # compiled code would outlive this run
-        if not state.unet.runs_uncompiled(axis):
-            return type(block).forward(block, x, context, transformer_options)
-        return _run_block_uncompiled(axis, block, x, context, transformer_options, state)
-    return _run_block(axis, block, x, context, transformer_options, state)
+    return _run_block(axis, block, x, context, transformer_options)
 
 
-def _run_block(axis: Axis, block, x, context: Any, options: dict, state: CallState):
+@uncompiled  # looks up and counts; compiled, it would compile anew at every call
+def _run_block(axis: Axis, block, x, context: Any, options: dict):
+    state = call_state_of(options)
+    if state is None or state.unet is None:
+        return type(block).forward(block, x, context, options)
     unet = state.unet
     is_patched = is_patched_inside(options, options.get("block"), options.get("block_index", 0))
 
@@ -73,26 +77,40 @@ def _run_block(axis: Axis, block, x, context: Any, options: dict, state: CallSta
             or has_hooks(layer)
             or has_hooks(block.norm2)
             or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
         ),
     )
     return unet.run_layer(call, axis)
 
 
-_run_block_uncompiled = uncompiled(_run_block)
-
-
-@uncompiled  # looks up and counts; compiled, it would compile anew at every call
 def forward_attention(
-    axis: Axis, layer, x, context=None, value=None, mask=None, transformer_options={}
+    axis: Axis, compiled, layer, x, context=None, value=None, mask=None, transformer_options={}
 ):
-    """Return (B, S, C) for x (B, S, C), context and value (B, L, D)."""
+    """Return (B, S, C) for x (B, S, C), context and value (B, L, D).
+
+    compiled: a function of an AttentionCall that stands for the layer in compiled code; None: the
+        layer itself.
+    """
+    given = (layer, x, context, value, mask, transformer_options)
     state = call_state_of(transformer_options)
-    if state is None or state.unet is None:
-        own = type(layer).forward
-        return own(layer, x, context, value, mask, transformer_options=transformer_options)
-    call = _attention_call(axis, layer, x, context, value, mask, transformer_options, state)
-    return state.unet.run_layer(call, axis)
+    if state is None:
+        return _own_attention(*given)
+    if torch.compiler.is_compiling():
+        if compiled is None:
+            return _own_attention(*given)
+        return compiled(_attention_call(axis, *given, state))
+    return _run_attention(axis, *given, state)
+
+
+def _own_attention(layer, x, context, value, mask, options: dict):
+    return type(layer).forward(layer, x, context, value, mask, transformer_options=options)
+
+
+@uncompiled
+def _run_attention(axis: Axis, layer, x, context, value, mask, options: dict, state: CallState):
+    given = (layer, x, context, value, mask, options)
+    if state.unet is None:
+        return _own_attention(*given)
+    return state.unet.run_layer(_attention_call(axis, *given, state), axis)
 
 
 def _attention_call(

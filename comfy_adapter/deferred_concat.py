@@ -7,7 +7,7 @@ from comfy.ldm.modules.diffusionmodules import openaimodel
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 
-from .uncompiled import uncompiled
+from .torch_compile import uncompiled
 
 
 class DeferredConcat:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+KEPT = "_vcut_forward"
+
 
 class Forwards:
     """Forwards that stand on modules while the with block lasts.
@@ -13,7 +15,8 @@ class Forwards:
     """
 
     def __init__(self) -> None:
-        self._installed: dict[nn.Module, Callable] = {}
+        self._installed: dict[nn.Module, functools.partial] = {}
+        self._has_compiled_code = False
 
     def __enter__(self) -> "Forwards":
         return self
@@ -22,13 +25,22 @@ class Forwards:
         for module in list(self._installed):
             if self.is_installed(module):
                 del module.forward
+            if self._has_compiled_code:
+                vars(module)[KEPT] = self._installed[module]
         self._installed.clear()
+
+    def keep_for_compiled_code(self) -> None:
+        """Use the same forwards in the next run: without them torch.compile drops its code."""
+        self._has_compiled_code = True
 
     def install(self, module: nn.Module, function: Callable, *arguments) -> None:
         """Let ``module`` run ``function(*arguments, module, ...)`` in place of its own forward."""
         if "forward" in vars(module):
             return
         forward = functools.partial(function, *arguments, module)
+        kept = vars(module).get(KEPT)
+        if kept is not None and (kept.func, kept.args) == (forward.func, forward.args):
+            forward = kept
         self._installed[module] = forward
         module.forward = forward
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..vcut_core.calls import LayerCall, ResidualCall
 from ..vcut_core.temporal_residual import NormThenConv, temporal_residual_in_place
 from .forwards import is_watched
-from .uncompiled import uncompiled
+from .torch_compile import uncompiled
 
 
 @uncompiled  # a slice is no work for a compiler, and the loop would be unrolled

@@ -30,6 +30,12 @@ def step_cache_of_another_pack(transformer_options: dict) -> str | None:
     return next((key for key in keys if "cache" in str(key).lower()), None)
 
 
+def has_only_own_wrapper(kind: str, transformer_options: dict) -> bool:
+    """Return whether nobody but VCUT has a wrapper of a kind here."""
+    wrappers = transformer_options.get("wrappers", {}).get(kind, {})
+    return all(key == KEY for key, found in wrappers.items() if found)
+
+
 def is_patched_inside(
     transformer_options: dict, place: tuple[str, int] | None = None, index: int = 0
 ) -> bool:

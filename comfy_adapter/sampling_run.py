@@ -20,10 +20,11 @@ from ..vcut_core.techniques import create_techniques
 from .conds_call import conds_call, evaluate_conds
 from .feedback import send_run_event, show_on_narrow_node
 from .memory_estimate import HostMemory, memory_estimate_installed
+from .other_patches import has_only_own_wrapper
 from .prediction_call import prediction_call
 from .settings import KEY, VCUTSettings, settings_of
-from .uncompiled import uncompiled
-from .unet_in_run import UNetInRun
+from .torch_compile import compiled_module, uncompiled
+from .unet_in_run import UNetInRun, with_options
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class SamplingRun:
         for kind, wrapper in (
             (WrappersMP.SAMPLER_SAMPLE, self.sampler_sample),
             (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
+            (WrappersMP.APPLY_MODEL, self.apply_model),
             (WrappersMP.DIFFUSION_MODEL, self.diffusion_model),
         ):
             comfy.patcher_extension.add_wrapper_with_key(
@@ -166,11 +168,21 @@ class SamplingRun:
         call = conds_call(conds, x_in, timestep, model_options)
         return chain(self.techniques, "around_conds", evaluate)(call)
 
+    def apply_model(self, executor, *args, **kwargs):
+        """APPLY_MODEL wrapper: count and prepare here what torch.compile would trace below."""
+        unet = compiled_module(executor.class_obj.diffusion_model)
+        options = _transformer_options(args, kwargs)
+        if unet is None or not has_only_own_wrapper(WrappersMP.DIFFUSION_MODEL, options):
+            return executor(*args, **kwargs)
+        self._count_evaluations(options)
+        x = args[0] if args else kwargs["x"]
+        prepared = self._unet_in_run(unet).prepare_compiled_call(x, options)
+        args, kwargs = with_options(args, kwargs, options, prepared)
+        return executor(*args, **kwargs)
+
     def diffusion_model(self, executor, *args, **kwargs):
         """DIFFUSION_MODEL wrapper: count UNet evaluations, prepare the call."""
-        options = kwargs.get("transformer_options")
-        if options is None:
-            options = next((arg for arg in args if _is_transformer_options(arg)), {})
+        options = _transformer_options(args, kwargs)
         self._count_evaluations(options)
         unet = self._unet_in_run(executor.class_obj)
         is_compiling = torch.compiler.is_compiling()
@@ -215,5 +227,8 @@ def _announce(node_ids: Mapping[str, str | None], technique: Technique, lines: l
     show_on_narrow_node(["running", *lines], node_ids.get(technique.key))
 
 
-def _is_transformer_options(argument) -> bool:
-    return isinstance(argument, dict) and "cond_or_uncond" in argument
+def _transformer_options(args: tuple, kwargs: dict) -> dict:
+    options = kwargs.get("transformer_options")
+    if options is not None:
+        return options
+    return next((a for a in args if isinstance(a, dict) and "cond_or_uncond" in a), {})

@@ -1,5 +1,6 @@
 """One UNet while a run lasts: its layers' forwards, and its calls as the techniques see them."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from comfy.ldm.modules.attention import FeedForward, SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample, VideoResBlock
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..vcut_core.calls import Axis, Kind, UNetCall
@@ -26,7 +28,7 @@ from .layer_calls import (
     has_expected_layout,
 )
 from .other_patches import is_patched_inside
-from .uncompiled import uncompiled
+from .torch_compile import modules_in_compiled_parts, uncompiled
 from .unet_structure import attn2_of, transformer_blocks
 
 
@@ -44,9 +46,6 @@ class UNetInRun:
         self.techniques = [t for t in techniques if t.acts_on_copies or not is_copy]
         self._is_copy = is_copy
         self._blocks = list(transformer_blocks(unet))
-        self._cross_attentions: Counter[Axis] = Counter(
-            axis for _, axis, block in self._blocks if attn2_of(block) is not None
-        )
         self._forwards = Forwards()
         self._chains: dict[tuple[Kind, Axis | None], Callable] = {}
 
@@ -61,17 +60,21 @@ class UNetInRun:
         self._forwards.__exit__(*exception)
         self.deferred_concat.clear()
 
-    def runs_uncompiled(self, axis: Axis) -> bool:
-        """Return whether a technique wants such transformer blocks left out of torch.compile."""
-        return any(t.runs_uncompiled and t.wants_layer("block", axis) for t in self.techniques)
-
     def run_layer(self, call: Any, axis: Axis | None = None) -> Tensor:
         """Return the layer's output, through the techniques that want such layers."""
         key = (call.kind, axis)
         if key not in self._chains:
-            wanting = [t for t in self.techniques if t.wants_layer(call.kind, axis)]
+            wanting = self._wanting(call.kind, axis)
             self._chains[key] = chain(wanting, "around_layer", _compute_own)
         return self._chains[key](call)
+
+    def _wanting(self, kind: Kind, axis: Axis | None) -> list[Technique]:
+        return [technique for technique in self.techniques if technique.wants_layer(kind, axis)]
+
+    def _compiled_attention(self, axis: Axis) -> Callable | None:
+        """Return what stands for a cross-attention in compiled code, None: the layer itself."""
+        found = (technique.compiled_attention(axis) for technique in self.techniques)
+        return next((function for function in found if function is not None), None)
 
     @uncompiled  # counts and looks up; compiled, it would compile anew at every call
     def prepare_call(
@@ -85,8 +88,9 @@ class UNetInRun:
         x = args[0] if args else kwargs["x"]
         context = kwargs.get("context", args[2] if len(args) > 2 else None)
         call = UNetCall(
-            elements=x.shape[0] * x.shape[2:].numel() * self.unet.model_channels,
+            elements=self._elements(x),
             cross_attentions=self._cross_attentions,
+            compiled_cross_attentions=self._compiled_cross_attentions,
             can_shorten_time_context=lambda: (
                 not is_compiling and self._can_shorten_time_context(context, kwargs, options)
             ),
@@ -94,9 +98,47 @@ class UNetInRun:
                 is_host_loop(self.unet, executor, options) and self._output_blocks_take_parts()
             ),
         )
+        call = self._announced(call)
+        return self._host_call(call, args, kwargs, options, context)
+
+    def prepare_compiled_call(self, x: Tensor, options: dict) -> dict:
+        """Return the transformer_options with which to call the UNet inside of torch.compile.
+
+        x: (rows, channels, H, W). Compiled code must not meet the wrapper that counts and prepares.
+        """
+        self._announced(
+            UNetCall(
+                elements=self._elements(x),
+                cross_attentions=self._cross_attentions,
+                compiled_cross_attentions=self._cross_attentions,
+                can_shorten_time_context=lambda: False,
+                can_defer_concat=lambda: False,
+            )
+        )
+        self._forwards.keep_for_compiled_code()
+        state = call_state_of(options)
+        changed = {} if state is None else {CALL_KEY: replace(state, unet=self)}
+        wrappers = {**options["wrappers"], WrappersMP.DIFFUSION_MODEL: {}}
+        return {**options, **changed, "wrappers": wrappers}
+
+    def _announced(self, call: UNetCall) -> UNetCall:
         for technique in self.techniques:
             call = technique.before_unet(call)
-        return self._host_call(call, args, kwargs, options, context)
+        return call
+
+    def _elements(self, x: Tensor) -> int:
+        return x.shape[0] * x.shape[2:].numel() * self.unet.model_channels
+
+    @functools.cached_property
+    def _cross_attentions(self) -> Counter[Axis]:
+        return Counter(axis for _path, axis, block in self._blocks if attn2_of(block) is not None)
+
+    @functools.cached_property
+    def _compiled_cross_attentions(self) -> Counter[Axis]:
+        compiled = set(modules_in_compiled_parts(self.unet))
+        if compiled:
+            self._forwards.keep_for_compiled_code()
+        return Counter(axis for _path, axis, block in self._blocks if attn2_of(block) in compiled)
 
     def _host_call(
         self, call: UNetCall, args: tuple, kwargs: dict, options: dict, context
@@ -116,13 +158,12 @@ class UNetInRun:
             changed = {**changed, CALL_KEY: state}
         if call.defers_concat:
             changed = self.deferred_concat.options_that_defer(changed)
-        new_args = tuple(changed if arg is options else arg for arg in args)
-        new_kwargs = {name: changed if arg is options else arg for name, arg in kwargs.items()}
-        return new_args, {**new_kwargs, **time_context}
+        args, kwargs = with_options(args, kwargs, options, changed)
+        return args, {**kwargs, **time_context}
 
     def _install(self) -> None:
         for kind, axis, module, function, arguments in self._replacements():
-            if any(t.wants_layer(kind, axis) for t in self.techniques):
+            if self._wanting(kind, axis):
                 self._forwards.install(module, function, *arguments)
 
     def _replacements(self) -> Iterator[tuple[Kind, Axis | None, Any, Any, tuple]]:
@@ -130,12 +171,14 @@ class UNetInRun:
         for _path, axis, block in self._blocks:
             layer = attn2_of(block)
             if layer is not None and is_answerable(layer):
-                yield "cross-attention", axis, layer, forward_attention, (axis,)
+                compiled = self._compiled_attention(axis)
+                yield "cross-attention", axis, layer, forward_attention, (axis, compiled)
         if self._is_copy:
             return
         for _path, axis, block in self._blocks:
             if is_host_block(block):
-                yield "block", axis, block, forward_block, (axis,)
+                stays_out = any(t.runs_uncompiled for t in self._wanting("block", axis))
+                yield "block", axis, block, forward_block, (axis, stays_out)
                 for part in (block.ff_in, block.ff):
                     if type(part) is FeedForward:
                         yield "feed-forward", None, part, forward_feed_forward, (self,)
@@ -167,6 +210,14 @@ class UNetInRun:
     def _output_blocks_take_parts(self) -> bool:
         first_layers = [block[0] for block in self.unet.output_blocks]
         return all(self._forwards.is_installed(m) and not has_hooks(m) for m in first_layers)
+
+
+def with_options(args: tuple, kwargs: dict, options: dict, changed: dict) -> tuple[tuple, dict]:
+    """Return (args, kwargs) with ``changed`` where ``options`` stands in them."""
+    return (
+        tuple(changed if arg is options else arg for arg in args),
+        {name: changed if arg is options else arg for name, arg in kwargs.items()},
+    )
 
 
 def _has_answered_attention(block: torch.nn.Module) -> bool:

@@ -93,7 +93,8 @@ class UNetCall(Call):
     """One call of the UNet, cond and uncond batched or not.
 
     elements: of an activation at the UNet's full resolution.
-    cross_attentions: how many layers of each axis the UNet has.
+    cross_attentions: how many layers of each axis the UNet has. compiled_cross_attentions: those of
+        them that run inside of torch.compile.
     can_shorten_time_context: whether only cached cross-attentions would read the image embedding
         that the UNet repeats for every pixel. can_defer_concat: whether a sliced residual block
         may join the UNet's features and skip itself.
@@ -102,6 +103,7 @@ class UNetCall(Call):
 
     elements: int
     cross_attentions: Mapping[Axis, int]
+    compiled_cross_attentions: Mapping[Axis, int]
     can_shorten_time_context: Callable[[], bool]
     can_defer_concat: Callable[[], bool]
     shortens_time_context: bool = False

@@ -4,6 +4,7 @@ Softmax over a single key is always 1, so attention returns the value vector wha
 the layer equals ``L(y) = to_out(to_v(y))``. Source: arXiv 2407.19205, section III.
 """
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
@@ -113,6 +114,24 @@ def zeros(x: Tensor) -> Tensor:
     return torch.zeros((), dtype=x.dtype, device=x.device).expand(x.shape)
 
 
+def affine_attention(call: AttentionCall) -> Tensor:
+    """Return the affine map of one token, expanded to (B, S, C): attention itself for several."""
+    if not is_single_token(call.context, call.value, call.mask):
+        return call.compute_own(call)
+    if call.embedding_id is None:
+        tokens = call.context if call.value is None else call.value
+    else:
+        tokens = call.embedding()
+    assert tokens is not None
+    output = expand_rows(affine_map(call.layer, tokens), call.x)
+    return output.contiguous() if call.may_write_output else output
+
+
+def removed_attention(call: AttentionCall) -> Tensor:
+    """Return zeros in the shape of x."""
+    return torch.zeros_like(call.x) if call.may_write_output else zeros(call.x)
+
+
 class CachedCrossAttention(Technique):
     """Answers cross-attentions over one token from affine outputs kept for the run."""
 
@@ -124,6 +143,7 @@ class CachedCrossAttention(Technique):
         super().__init__(config, facts)
         self.cache = AffineOutputCache()
         self.removed = 0
+        self.compiled: Counter[str] = Counter()  # mode -> calls inside of torch.compile
         self._calls = 0
         self._expected_calls = 0
 
@@ -136,9 +156,10 @@ class CachedCrossAttention(Technique):
 
     def before_unet(self, call: UNetCall) -> UNetCall:
         """Count the layers to answer; spare the UNet the embedding repeated for every pixel."""
-        self._expected_calls += sum(
-            count for axis, count in call.cross_attentions.items() if self._answers(axis)
-        )
+        for axis, count in call.cross_attentions.items():
+            compiled = call.compiled_cross_attentions.get(axis, 0)
+            self._expected_calls += (count - compiled) * self._answers(axis)
+            self.compiled[self.config.mode(axis)] += compiled
         if self._answers("temporal") and call.can_shorten_time_context():
             call = call.changed(shortens_time_context=True)
         return call
@@ -190,6 +211,12 @@ class CachedCrossAttention(Technique):
         key = (call.layer, call.embedding_id, call.num_groups(), call.x.device, call.x.dtype)
         return self.cache.get(key, lambda: affine_map(call.layer, call.embedding()))
 
+    def compiled_attention(self, axis: Axis) -> Callable[[AttentionCall], Tensor] | None:
+        """Return the affine map itself: it costs little, and a compiler fuses it."""
+        return {"cached": affine_attention, "remove": removed_attention, "keep": None}[
+            self.config.mode(axis)
+        ]
+
     def finish(self, is_complete: bool) -> None:
         """Count the layers that another pack has answered instead."""
         bypassed = self._expected_calls - self._calls
@@ -200,7 +227,13 @@ class CachedCrossAttention(Technique):
         """Return how many affine maps were computed and how many came from the cache."""
         if not (self._answers("spatial") or self._answers("temporal")):
             return ["cross-attention: kept"]
-        return [cross_attention_line(self.cache.computed, self.cache.reused, self.removed)]
+        counts = (self.cache.computed, self.cache.reused, self.removed)
+        lines = []
+        if any(counts) or not self.compiled.total():
+            lines.append(cross_attention_line(*counts))
+        if self.compiled.total():
+            lines.append(compiled_line(self.compiled["cached"], self.compiled["remove"]))
+        return lines
 
     def counts(self) -> dict[str, Any]:
         """Return the affine maps and the bytes kept for them."""
@@ -208,6 +241,7 @@ class CachedCrossAttention(Technique):
             "computed": self.cache.computed,
             "reused": self.cache.reused,
             "removed": self.removed,
+            "compiled": self.compiled["cached"] + self.compiled["remove"],
             "cache_bytes": self.cache.nbytes(),
         }
 
@@ -216,3 +250,9 @@ def cross_attention_line(computed: int, reused: int, removed: int) -> str:
     """Return the counts of a run, or of a run to come, in words."""
     end = f", {removed} removed" if removed else ""
     return f"cross-attention: {computed} computed, {reused} from cache{end}"
+
+
+def compiled_line(affine: int, removed: int) -> str:
+    """Return what compiled code did of cross-attention: nothing is kept between its calls."""
+    end = f", {removed} removed" if removed else ""
+    return f"cross-attention in compiled code: {affine} affine maps{end}"

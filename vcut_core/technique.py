@@ -57,8 +57,8 @@ class Technique:
     key: its name in the settings of a model. config_class: of its settings.
     saves_evaluations: whether it leaves out UNet evaluations; its node then shows their count.
     acts_on_copies: whether it also changes layers of the model's copies, which another thread may
-        call. runs_uncompiled: whether the blocks that it wants stay out of torch.compile. Inside
-        of compiled code no technique sees a block.
+        call. runs_uncompiled: whether the blocks that it wants stay out of torch.compile. In
+        compiled code ``around_layer`` is never called.
     evaluations_saved: those that it left out. fallbacks: why it stepped aside -> how often.
     """
 
@@ -108,6 +108,14 @@ class Technique:
     def around_layer(self, call: Any, compute: Callable[[Any], Tensor]) -> Tensor:
         """Return the layer's output for one of the layer calls."""
         return compute(call)
+
+    def compiled_attention(self, axis: Axis) -> Callable[[Any], Tensor] | None:
+        """Return what ``around_layer`` is for cross-attentions in compiled code; None: nothing.
+
+        A function of an AttentionCall alone, the same in every run: what it counts, keeps or reads
+        elsewhere would be compiled anew each time.
+        """
+        return None
 
     def finish(self, is_complete: bool) -> None:
         """Take the last counts when the run has ended."""

@@ -183,7 +183,13 @@ def test_counts_are_plain_data_and_survive_json():
                 "last_guided_step": 2,
                 "evaluations_saved": 2,
             },
-            "cross_attention": {"computed": 64, "reused": 736, "removed": 16, "cache_bytes": 0},
+            "cross_attention": {
+                "computed": 64,
+                "reused": 736,
+                "removed": 16,
+                "compiled": 0,
+                "cache_bytes": 0,
+            },
         },
         "fallbacks": {"a reason": 4},
     }
