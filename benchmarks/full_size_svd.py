@@ -67,6 +67,16 @@ def make_svd(dtype: torch.dtype, unet: dict | None = None):
     return comfy.model_patcher.ModelPatcher(model, device, offload_device)
 
 
+def make_video_vae(dtype: torch.dtype, **changes):
+    """Return a VAE (comfy.sd.VAE) of SVD with seeded random weights. changes: to VAE."""
+    import comfy.sd
+
+    autoencoder = make_video_autoencoder(**changes)
+    fill_with_random_weights(autoencoder)
+    weights = {name: weight.to(dtype) for name, weight in autoencoder.state_dict().items()}
+    return comfy.sd.VAE(sd=weights, dtype=dtype)
+
+
 def make_video_autoencoder(**changes):
     """Return SVD's VAE, pixels (N, 3, H, W) to latents (N, 4, H/8, W/8) and back.
 

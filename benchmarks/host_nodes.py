@@ -20,6 +20,7 @@ EXTRAS = (  # of ComfyUI; an older host lacks some
     "nodes_easycache.py",
     "nodes_context_windows.py",
     "nodes_perpneg.py",
+    "nodes_torch_compile.py",
 )
 
 

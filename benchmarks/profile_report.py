@@ -15,11 +15,12 @@ def profile_text(results: dict) -> str:
         "",
     ]
     for kind in ("components", "operators"):
-        lines += [f"## By {kind[:-1]}", "", *_profile_table(profiles, kind), ""]
+        lines += [f"## By {kind[:-1]}", "", *profile_table(profiles, kind), ""]
     return "\n".join(lines)
 
 
-def _profile_table(profiles: dict, kind: str) -> list[str]:
+def profile_table(profiles: dict, kind: str) -> list[str]:
+    """Return the table of ``kind``: components or operators."""
     tables = {key: _by_name(profile[kind]) for key, profile in profiles.items()}
     first = next(iter(tables.values()))
     names = list(dict.fromkeys(name for table in tables.values() for name in table))

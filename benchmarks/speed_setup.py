@@ -105,17 +105,34 @@ def make_model_and_job(nodes: HostNodes, settings: Settings) -> tuple:
 
     torch.manual_seed(settings.seed)
     if settings.model in FULL_SIZE:
-        from full_size_svd import RandomImageEncoder, RandomVAE, make_svd
+        from full_size_svd import make_svd
 
-        dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-        model = make_svd(dtypes[settings.dtype])
-        clip_vision, vae = RandomImageEncoder(), RandomVAE()
-        picture = torch.rand(1, settings.height, settings.width, 3)
-    else:
-        from tiny_svd.loader import load_tiny_svd
+        return make_svd(dtype_of(settings)), make_random_job(nodes, settings)
+    from tiny_svd.loader import load_tiny_svd
 
-        model, clip_vision, vae = load_tiny_svd()
-        picture = _example_picture()
+    model, clip_vision, vae = load_tiny_svd()
+    return model, _make_job(nodes, settings, clip_vision, vae, _example_picture())
+
+
+def dtype_of(settings: Settings):
+    """Return the torch dtype of the weights."""
+    import torch
+
+    return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[settings.dtype]
+
+
+def make_random_job(nodes: HostNodes, settings: Settings) -> Job:
+    """Return a job for random weights: a random picture, embedding and latent."""
+    import torch
+    from full_size_svd import RandomImageEncoder, RandomVAE
+
+    picture = torch.rand(1, settings.height, settings.width, 3)
+    return _make_job(nodes, settings, RandomImageEncoder(), RandomVAE(), picture)
+
+
+def _make_job(nodes: HostNodes, settings: Settings, clip_vision, vae, picture) -> Job:
+    import torch
+
     with torch.inference_mode():
         positive, negative, latent = nodes.call(
             "SVD_img2vid_Conditioning",
@@ -127,7 +144,7 @@ def make_model_and_job(nodes: HostNodes, settings: Settings) -> tuple:
             video_frames=settings.frames,
         )
     names = {"sampler": settings.sampler, "scheduler": settings.scheduler, "seed": settings.seed}
-    return model, Job(positive, negative, latent, settings.steps, settings.cfg, **names)
+    return Job(positive, negative, latent, settings.steps, settings.cfg, **names)
 
 
 def _example_picture():

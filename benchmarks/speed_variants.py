@@ -98,6 +98,14 @@ VARIANTS = (
 )
 
 
+def compiled(variant: Variant) -> Variant:
+    """Return the variant with the UNet compiled by torch.compile (inductor)."""
+    nodes = (("TorchCompileModel", {"backend": "inductor"}), *variant.nodes)
+    key, name = f"compiled_{variant.key}", f"{variant.name}, compiled"
+    kind = "other" if variant.kind == "baseline" else variant.kind
+    return replace(variant, key=key, name=name, kind=kind, nodes=nodes)
+
+
 def extra_variants(node_id: str, inputs: dict) -> tuple[Variant, Variant]:
     """Return the variants for a node of another pack: alone, and with VCUT."""
     extra = (node_id, inputs)
