@@ -16,6 +16,7 @@ from .feedback import (
     show_on_node,
     with_progress,
 )
+from .finished_runs import report_of
 from .host_model import require_svd
 from .img2vid_conds import conds_of_frame
 from .loading import checkpoint_names, load_pruned, prune_model
@@ -34,6 +35,7 @@ __all__ = [
     "node_id_of",
     "prune_model",
     "read_model",
+    "report_of",
     "require_svd",
     "show_on_narrow_node",
     "show_on_node",

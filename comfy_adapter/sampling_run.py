@@ -19,6 +19,7 @@ from ..vcut_core.technique import RunFacts, Technique, chain, has_hook
 from ..vcut_core.techniques import create_techniques
 from .conds_call import conds_call, evaluate_conds
 from .feedback import send_run_event, show_on_narrow_node
+from .finished_runs import keep_report
 from .memory_estimate import HostMemory, memory_estimate_installed
 from .other_patches import has_only_own_wrapper
 from .prediction_call import prediction_call
@@ -77,6 +78,7 @@ class SamplingRun:
         self._sampler: Any = None  # the host's, once it is known
         self._schedule: tuple[Any, tuple[float, ...]] = (None, ())  # on the device, and read
         self._started_at: float | None = None  # of the first evaluation: loading is not sampling
+        self._output: Any = None  # the latent, once it is complete
 
     def memory_required(self):
         """Return (rows, size) -> bytes that the host is to plan with, None for its own estimate."""
@@ -206,9 +208,10 @@ class SamplingRun:
         if isinstance(output, torch.Tensor) and output.numel():
             output.flatten()[0].item()
         self.counts.is_complete = True
+        self._output = output
 
     def report(self) -> None:
-        """Log the run in one line, show each node its facts, send the counts."""
+        """Log the run in one line, show each node its facts, send the counts, keep the report."""
         if self._started_at is not None:
             self.counts.elapsed_s = time.perf_counter() - self._started_at
         for technique in self.techniques:
@@ -221,6 +224,8 @@ class SamplingRun:
                 lines[node_id] = self.counts.node_lines(technique)
                 show_on_narrow_node(lines[node_id], node_id)
         send_run_event(lines, self.counts.log_line(), self.counts.data())
+        if self.counts.is_complete:
+            keep_report(self._output, self._node_ids, self.counts.lines())
 
 
 def _announce(node_ids: Mapping[str, str | None], technique: Technique, lines: list[str]) -> None:

@@ -11,6 +11,7 @@ from .guidance_scheduler import GuidanceScheduler
 from .join_videos import JoinVideos
 from .load_svd_checkpoint import LoadSVDCheckpoint
 from .patch_svd_model import PatchSVDModel
+from .run_report import RunReportNode
 from .step_cache import StepCacheNode
 
 
@@ -23,6 +24,7 @@ class VCUTExtension(ComfyExtension):
             LoadSVDCheckpoint,
             CompareVideos,
             CostReport,
+            RunReportNode,
             FeatureSlicer,
             DecodeVideo,
             ContinueVideo,

@@ -32,13 +32,17 @@ class RunReport:
         fallbacks = _fallbacks([technique])
         return [*self._start(), *evaluations, *technique.lines(), *fallbacks, self._seconds()]
 
-    def log_line(self) -> str:
-        """Return everything in one line: what was done first, details at the end."""
+    def lines(self) -> list[str]:
+        """Return everything: what was done first, details at the end."""
         lines = [line for technique in self.techniques for line in technique.lines()]
         details = [detail for technique in self.techniques for detail in technique.details()]
         fallbacks = _fallbacks(self.techniques)
         parts = [self._evaluations(), *lines, self._seconds(), *details, *fallbacks]
-        return "; ".join([*self._start(), *parts])
+        return [*self._start(), *parts]
+
+    def log_line(self) -> str:
+        """Return everything in one line."""
+        return "; ".join(self.lines())
 
     def data(self) -> dict[str, Any]:
         """Return the counts as plain data: numbers, words and dicts of them."""

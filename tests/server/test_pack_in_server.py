@@ -70,8 +70,10 @@ NODES = {
         "continuation": None,
         "overlap": (4, (1, 4095)),
     },
+    "VCUT_RunReport": {"samples": None},
 }
 OUTPUTS = {
+    "VCUT_RunReport": ["STRING"],
     "VCUT_DecodeVideo": ["IMAGE"],
     "VCUT_ContinueVideo": ["CONDITIONING", "CONDITIONING", "LATENT"],
     "VCUT_JoinVideos": ["LATENT"],
@@ -256,6 +258,25 @@ def test_cost_report_runs_on_its_own_and_promises_what_the_run_then_says(server,
     promised = promise.partition("after the run: ")[2].replace("; ", " ")
     shown = [" ".join(lines[node_id].splitlines()[:-1]) for node_id in nodes]
     assert promised in (" ".join(shown), " ".join(reversed(shown)))
+
+
+def test_run_report_comes_after_sampling_and_into_the_history(server, tiny_prompt):
+    prompt = tiny_prompt(WORKFLOWS / "svd_vcut.json", seed=10)
+    (sampler,) = prompts.nodes_of(prompt, "KSampler")
+    report = {"class_type": "VCUT_RunReport", "inputs": {"samples": [sampler, 0]}}
+    texts = []
+    for name in ("report", "added later"):  # then ComfyUI has the sampler's result in its cache
+        prompt[name] = report
+        log_before = server.log_text()
+        run = server.run(prompt)
+        texts.append(" ".join(run.texts[name].splitlines()))
+        assert server.log_text()[len(log_before) :].count("VCUT: ") == (name == "report")
+    (line,) = re.findall("VCUT: (.*)", server.log_text().rpartition("got prompt")[0])[-1:]
+    assert texts == [line.replace("; ", " ")] * 2
+    outputs = [h["outputs"] for h in server.get("/history").values()][-1]
+    assert outputs["report"]["text"] == outputs["added later"]["text"] == [line.replace("; ", "\n")]
+    stock = server.run(prompts.without_vcut(prompt))
+    assert stock.texts["report"].startswith("No run with VCUT made these")
 
 
 def test_refused_prompt_names_the_node_and_the_input(server, tiny_prompt):
