@@ -9,6 +9,7 @@ from ..plots.cost_picture import draw_costs
 from ..plots.figures import missing_matplotlib
 from ..vcut_core.cost_report import headline, report_lines, unit_for
 from ..vcut_core.guidance_cut import MAX_STEPS
+from .latent_videos import frames_of
 from .page_hints import search_words
 
 DISPLAY_NAME = "VCUT Cost Report"
@@ -61,6 +62,12 @@ class CostReport(io.ComfyNode):
                 io.Int.Input(
                     "steps", default=25, min=1, max=MAX_STEPS, tooltip="Steps of the sampler."
                 ),
+                io.Latent.Input(
+                    "samples",
+                    optional=True,
+                    tooltip="The latent that goes to the sampler. When it is linked, width, height "
+                    "and video_frames are read from it and those of the node do not count.",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -77,20 +84,27 @@ class CostReport(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, width: int, height: int, video_frames: int, steps: int
+        cls, model, width: int, height: int, video_frames: int, steps: int, samples=None
     ) -> io.NodeOutput:
         require_svd(model, DISPLAY_NAME)
-        width = _whole_number("width", width, MIN_SIZE, MAX_SIZE)
-        height = _whole_number("height", height, MIN_SIZE, MAX_SIZE)
-        video_frames = _whole_number("video_frames", video_frames, 1, MAX_FRAMES)
+        if samples is None:
+            width = _whole_number("width", width, MIN_SIZE, MAX_SIZE)
+            height = _whole_number("height", height, MIN_SIZE, MAX_SIZE)
+            video_frames = _whole_number("video_frames", video_frames, 1, MAX_FRAMES)
+        else:
+            width, height, video_frames = _size_of(samples)
         steps = _whole_number("steps", steps, 1, MAX_STEPS)
         reading = read_model(model, width, height, video_frames, steps)
         run = reading.run()
         size = f"{width}x{height}, {video_frames} frame{'s' if video_frames > 1 else ''}"
-        cached = reading.cache_bytes()
-        report = "\n".join(
-            report_lines(run, size, reading.parameters, cached, reading.other_patches)
+        lines = report_lines(
+            run,
+            size if samples is None else f"{size} (read from samples)",
+            reading.parameters,
+            reading.cache_bytes(),
+            reading.other_patches,
         )
+        report = "\n".join(lines)
         if reason := missing_matplotlib():
             report += f"\nThe picture is blank {reason}"
         show_on_node(report.splitlines(), node_id_of(cls))
@@ -104,6 +118,15 @@ class CostReport(io.ComfyNode):
             unit_name,
         )
         return io.NodeOutput(report, picture)
+
+
+def _size_of(samples: dict) -> tuple[int, int, int]:
+    """Return width and height in pixels, and the frames. To the host a latent is one video."""
+    try:
+        num_frames, _channels, height, width = frames_of(samples, "samples").shape
+    except ValueError as error:
+        raise ValueError(f"{DISPLAY_NAME}: {error}.") from None
+    return 8 * width, 8 * height, num_frames
 
 
 def _whole_number(name: str, value: Any, low: int, high: int) -> int:

@@ -250,6 +250,23 @@ def test_sizes_are_rounded_down_to_latents_as_the_host_does(small, width, height
     assert report.splitlines()[1:] == rounded.splitlines()[1:]
 
 
+@pytest.mark.parametrize("frames", [14, 50])  # 50: two videos in a batch are one to the host
+def test_size_is_read_from_the_samples_where_they_are_linked(small, with_vcut, frames):
+    model = with_vcut(small, 17, 25)
+    samples = {"samples": torch.zeros(frames, 4, 9, 16)}
+    typed = {"width": -1, "height": None, "video_frames": 0}  # they do not count
+    report = _report(model, samples=samples, **typed)
+    first, *rest = report.splitlines()
+    assert first.startswith(f"128x72, {frames} frames (read from samples), 25 steps: ")
+    assert rest == _report(model, width=128, height=72, video_frames=frames).splitlines()[1:]
+
+
+def test_samples_that_are_no_frames_are_refused_in_one_sentence(small):
+    samples = {"samples": torch.zeros(1, 16, 3, 8, 8)}
+    with pytest.raises(ValueError, match=r"^VCUT Cost Report: expected the frames .* in samples, "):
+        _report(small, samples=samples)
+
+
 def test_largest_size_takes_no_memory(make_full_size):
     # One activation would have 1.1e13 elements: to allocate it, even empty, would fail.
     report, picture = CostReport.execute(make_full_size(), 16384, 16384, 4096, 10000).result

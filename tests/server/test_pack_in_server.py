@@ -44,6 +44,7 @@ NODES = {
         "height": (576, (16, 16384)),
         "video_frames": (25, (1, 4096)),
         "steps": (25, (1, 10000)),
+        "samples": None,
     },
     "VCUT_StepCache": {
         "model": None,
