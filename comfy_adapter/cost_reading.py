@@ -5,6 +5,7 @@ model's config on the meta device: no weight is touched, and nothing depends on 
 lie, how they are stored, or which clone's patches are on the model now.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,13 +17,15 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ..vcut_core.calls import Axis
 from ..vcut_core.cost_model import UNetCost, measure
 from ..vcut_core.cross_attention import CachedCrossAttention, CrossAttentionConfig
-from ..vcut_core.feature_slicing import FeatureSlicing
+from ..vcut_core.feature_slicing import FeatureSlicing, SlicingConfig
 from ..vcut_core.guidance_cut import GuidanceCut
 from ..vcut_core.run_cost import CostSettings, RunCost
+from ..vcut_core.slicing_memory import ActivationPeak
 from ..vcut_core.step_cache import StepCache
 from .attention_calls import is_answerable
 from .host_model import UNET, computing_dtype, planned_object
 from .other_patches import EVALUATION_OPTIONS, WRAPPERS_WITHOUT_COST
+from .sampling_run import run_facts
 from .settings import VCUTSettings, settings_of
 from .unet_structure import STACKS, own_modules
 
@@ -36,7 +39,8 @@ class ModelReading:
 
     parameters: in the UNet as it was loaded. value_bytes: of one number in the dtype it computes
     in. latent_elements: numbers in a latent of the asked size. sigmas: a schedule of the asked
-    length. other_patches: what other packs have put on the model.
+    length. other_patches: what other packs have put on the model. peak: of activations, None where
+    nothing is sliced.
     """
 
     unet: UNetCost
@@ -46,6 +50,7 @@ class ModelReading:
     latent_elements: int
     sigmas: tuple[float, ...]
     other_patches: tuple[str, ...]
+    peak: ActivationPeak | None
 
     def run(self) -> RunCost:
         """Return the cost of a run over ``sigmas``."""
@@ -68,6 +73,7 @@ def read_model(model, width: int, height: int, video_frames: int, steps: int) ->
     settings = settings_of(model.model_options) or VCUTSettings()
     sampling = model.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, SCHEDULER, steps)
+    latent_shape = video_frames, base.latent_format.latent_channels, height // 8, width // 8
     return ModelReading(
         cost,
         CostSettings(
@@ -78,10 +84,18 @@ def read_model(model, width: int, height: int, video_frames: int, steps: int) ->
         ),
         _count_parameters(model, unet),
         computing_dtype(model).itemsize,
-        video_frames * base.latent_format.latent_channels * (height // 8) * (width // 8),
+        math.prod(latent_shape),
         tuple(sigmas.tolist()),
         tuple(dict.fromkeys(_other_patches(model, layers))),
+        _activation_peak(model, settings.configs.get(FeatureSlicing.key), latent_shape),
     )
+
+
+def _activation_peak(model, config: SlicingConfig | None, latent_shape) -> ActivationPeak | None:
+    """Return what a run that started now would expect."""
+    if config is None or config.slices == 1:
+        return None
+    return FeatureSlicing(config, run_facts(model, latent_shape, model.model_options)).peak()
 
 
 def _answered_layers(model, config: CrossAttentionConfig | None, layers: dict) -> dict[str, str]:

@@ -103,6 +103,7 @@ class CostReport(io.ComfyNode):
             reading.parameters,
             reading.cache_bytes(),
             reading.other_patches,
+            reading.peak,
         )
         report = "\n".join(lines)
         if reason := missing_matplotlib():
@@ -111,8 +112,8 @@ class CostReport(io.ComfyNode):
         unit, unit_name = unit_for(run.macs_without())
         picture = draw_costs(
             DISPLAY_NAME,
-            f"Cost of a run: {size}, {steps} step{'s' if steps > 1 else ''}",
-            headline(run),
+            f"{size}, {steps} step{'s' if steps > 1 else ''}",
+            headline(run, reading.peak),
             _in_unit(run.macs_by_component_without(), unit),
             _in_unit(run.macs_by_component(), unit),
             unit_name,

@@ -4,10 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from .feature_slicing import SlicingConfig
 from .run_cost import RunCost
-from .slicing_memory import AUTOMATIC
+from .slicing_memory import AUTOMATIC, ActivationPeak
 from .step_cache import steps_line
 
+NOTHING_SAVED = "Nothing saved"
 SAVES_MEMORY = "saves memory, not multiply-adds"
+SLICES_SAVE_NOTHING = "slicing saves nothing at this size"
 SLICER_IS_OFF = "VCUT Feature Slicer is off (slices is 1)"
 UNITS = ((1e12, "TMACs"), (1e9, "GMACs"), (1e6, "MMACs"))
 
@@ -18,15 +20,23 @@ def unit_for(macs: float) -> tuple[float, str]:
 
 
 def report_lines(
-    run: RunCost, size: str, parameters: int, cache_bytes: int, other_patches: Sequence[str]
+    run: RunCost,
+    size: str,
+    parameters: int,
+    cache_bytes: int,
+    other_patches: Sequence[str],
+    peak: ActivationPeak | None = None,
 ) -> Iterator[str]:
     """Yield the report line by line.
 
     size: the video in words. parameters: in the given model. cache_bytes: VCUT's memory in the run.
     other_patches: what other packs have put on the model; nothing is claimed of that.
+    peak: of activations, None where nothing is sliced.
     """
     yield f"{size}, {_count(run.num_steps, 'step')}: what the UNet computes"
     yield from _listed(_totals(run))
+    if peak is not None:
+        yield from _listed([f"Activations: {_sizes(peak)}, in {_count(peak.slices, 'slice')}"])
     held = f"Parameters in this model: {parameters:,}{_missing(run, parameters)}"
     yield from _listed([held, f"Memory of VCUT's cached values in the run: {cache_bytes:,} bytes"])
     yield ""
@@ -53,18 +63,32 @@ def report_lines(
     )
 
 
-def headline(run: RunCost) -> str:
-    """Return the report in one line."""
-    if run.settings.is_empty:
-        return "No VCUT settings on this model: nothing saved"
-    if not run.settings.changes_compute:
-        if run.settings.slicing is not None and run.settings.slicing.slices == 1:
-            return f"{SLICER_IS_OFF}: nothing saved"
-        return f"VCUT Feature Slicer only: {SAVES_MEMORY}"
-    return (
-        f"With this model's settings: {run.evaluations} of {run.evaluations_without} UNet "
-        f"evaluations, {percent_less(run.macs(), run.macs_without())} to compute"
-    )
+def headline(run: RunCost, peak: ActivationPeak | None = None) -> list[str]:
+    """Return the report in a few words: what a reader wants first, then one or two lines more.
+
+    peak: of activations, None where nothing is sliced.
+    """
+    evaluations = f"{run.evaluations} of {run.evaluations_without} evaluations"
+    saving = peak if peak is not None and peak.sliced_bytes < peak.whole_bytes else None
+    memory = [f"activations {_sizes(saving)}"] if saving else []
+    if run.macs() < run.macs_without():
+        less = _percent(run.macs(), run.macs_without())
+        return [f"{less} % less to compute", evaluations, *memory]
+    if saving:
+        less = _percent(saving.sliced_bytes, saving.whole_bytes)
+        return [f"{less} % smaller activations", *memory, "nothing less to compute"]
+    if run.settings.changes_compute:
+        return [NOTHING_SAVED, evaluations]
+    return [NOTHING_SAVED, SLICES_SAVE_NOTHING if peak else _why_nothing_is_saved(run)]
+
+
+def _percent(value: float, baseline: float) -> str:
+    return f"{100 * (1 - value / baseline):.2g}"
+
+
+def _sizes(peak: ActivationPeak) -> str:
+    unit, name = (1e9, "GB") if peak.whole_bytes >= 1e9 else (1e6, "MB")
+    return f"{peak.sliced_bytes / unit:.1f} instead of {peak.whole_bytes / unit:.1f} {name}"
 
 
 def percent_less(value: float, baseline: float) -> str:

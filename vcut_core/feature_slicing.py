@@ -14,7 +14,7 @@ from torch import Tensor
 from .activation_memory import FEED_FORWARD_PARTS
 from .calls import Axis, BlockCall, Kind, LayerCall, ResidualCall, UNetCall
 from .slices import map_slices, slices_of
-from .slicing_memory import AUTOMATIC, CONDS, MAX_SLICES, SlicedMemory
+from .slicing_memory import AUTOMATIC, CONDS, MAX_SLICES, ActivationPeak, SlicedMemory
 from .technique import RunFacts, Technique
 
 Scope = Literal["blocks", "feed_forward", "everything"]
@@ -66,15 +66,23 @@ class FeatureSlicing(Technique):
         self._largest = 1  # elements of an activation at the UNet's full resolution
         self._is_inside_block = False
         if len(facts.latent_shape) == 4:  # else no latent of SVD
-            rows, size = CONDS * facts.num_frames, facts.latent_shape[2:]
-            self.slices = self.memory.choose(rows, size)
-            self.expected_bytes = self.memory.peak(rows, size, self.slices)
+            self.slices = self.memory.choose(*self._largest_call())
+            self.expected_bytes = self.memory.peak(*self._largest_call(), self.slices)
 
     def memory_required(self, rows: int, size: tuple[int, int]) -> float | None:
         """Return the bytes that a sliced call of (rows, 4, *size) needs."""
         if self.facts.num_other_gpus or not self.expected_bytes:
             return None
         return self.memory.required(rows, size, self.slices)
+
+    def peak(self) -> ActivationPeak:
+        """Return what the run's activations should take, and take without slicing."""
+        whole = self.memory.peak(*self._largest_call(), 1)
+        return ActivationPeak(self.slices, self.expected_bytes, whole)
+
+    def _largest_call(self) -> tuple[int, tuple[int, ...]]:
+        """Return rows and size of a call of cond and uncond together."""
+        return CONDS * self.facts.num_frames, self.facts.latent_shape[2:]
 
     def wants_layer(self, kind: Kind, axis: Axis | None) -> bool:
         """Return whether layers of this kind are sliced."""

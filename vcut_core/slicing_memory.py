@@ -1,5 +1,7 @@
 """How much memory a sliced UNet call needs, and the fewest slices with which it fits."""
 
+from dataclasses import dataclass
+
 from .activation_memory import CallShape, peak_bytes
 from .technique import MemoryFacts
 
@@ -10,6 +12,15 @@ MARGIN = 1.25
 # ComfyUI takes cond and uncond in one call only where so many times its estimate is free.
 HOST_MARGIN = 1.5
 CONDS = 2
+
+
+@dataclass(frozen=True)
+class ActivationPeak:
+    """Bytes of activations at the peak of a run in so many slices, and of one without slicing."""
+
+    slices: int
+    sliced_bytes: int
+    whole_bytes: int
 
 
 class SlicedMemory:

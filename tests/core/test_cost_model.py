@@ -8,6 +8,7 @@ from vcut.vcut_core.cost_report import headline, report_lines, unit_for
 from vcut.vcut_core.feature_slicing import SlicingConfig
 from vcut.vcut_core.guidance_cut import MAX_STEPS, GuidanceConfig
 from vcut.vcut_core.run_cost import AFFINE_MAPS, CostSettings, RunCost
+from vcut.vcut_core.slicing_memory import ActivationPeak
 from vcut.vcut_core.step_cache import StepCacheConfig
 
 WIDTH, TOKENS, EMBEDDING = 4, 6, 3
@@ -266,8 +267,11 @@ def test_lines_to_expect_count_calls_of_the_host():
 # --- the report -------------------------------------------------------------------------------
 
 
-def _report(run: RunCost, beside=()) -> list[str]:
-    lines = report_lines(run, "16x16, 1 frame", 23, 12, beside)
+PEAK = ActivationPeak(8, 2_240_000_000, 8_010_000_000)
+
+
+def _report(run: RunCost, beside=(), peak=None) -> list[str]:
+    lines = report_lines(run, "16x16, 1 frame", 23, 12, beside, peak)
     return [line.removeprefix("- ") for line in lines]
 
 
@@ -282,7 +286,10 @@ def test_report_says_what_is_saved_and_by_what():
     assert "Cross-attention, temporal: 1 removed" in lines
     assert [line for line in lines if line.startswith("The nodes should show after the run: 41 of")]
     assert "not seconds" in lines[-2]
-    assert headline(_run(replaced=BOTH, cut_step=17)).endswith("26.1 % less to compute")
+    assert headline(_run(replaced=BOTH, cut_step=17)) == [
+        "26 % less to compute",
+        "41 of 50 evaluations",
+    ]
 
 
 def test_report_says_what_step_cache_and_cut_save_each():
@@ -302,7 +309,7 @@ def test_report_of_a_step_cache_alone_is_no_empty_one():
     run = _run(step_cache=STEP_CACHE)
     assert not run.settings.is_empty
     assert f"UNet evaluations: {run.evaluations} instead of 50" in _report(run)
-    assert "less to compute" in headline(run)
+    assert "less to compute" in headline(run)[0]
 
 
 def test_report_of_a_model_without_vcut_promises_no_line():
@@ -310,7 +317,8 @@ def test_report_of_a_model_without_vcut_promises_no_line():
     assert "Run: 55.50 GMACs, 0 saved: this model has no VCUT settings" in lines
     assert "Cross-attention, spatial: 1 kept" in lines and "Guidance: in every step" in lines
     assert not [line for line in lines if "instead" in line or "should say" in line]
-    assert headline(_run()) == "No VCUT settings on this model: nothing saved"
+    assert headline(_run()) == ["Nothing saved", "this model has no VCUT settings"]
+    assert headline(_run(cut_step=MAX_STEPS)) == ["Nothing saved", "50 of 50 evaluations"]
 
 
 @pytest.mark.parametrize(
@@ -326,7 +334,12 @@ def test_report_of_a_model_with_the_slicer_alone_names_it_and_claims_no_saving(s
     assert [line for line in lines if line.startswith(f"Feature slicing: {words}")]
     assert "Run: 55.50 GMACs, 0 saved: slicing saves memory, not multiply-adds" in lines
     assert "UNet evaluations: 50" in lines and not run.settings.is_empty
-    assert headline(run) == "VCUT Feature Slicer only: saves memory, not multiply-adds"
+    assert headline(run, PEAK) == [
+        "72 % smaller activations",
+        "activations 2.2 instead of 8.0 GB",
+        "nothing less to compute",
+    ]
+    assert headline(run, ActivationPeak(1, 10**9, 10**9))[0] == "Nothing saved"
     assert not [line for line in lines if "no VCUT settings" in line]
     assert not [line for line in lines if "after the run:" in line]  # nothing of the cost to tell
 
@@ -336,7 +349,7 @@ def test_report_of_a_slicer_that_is_off_claims_nothing():
     lines = _report(run)
     assert "Feature slicing: off (slices is 1)" in lines
     assert "Run: 55.50 GMACs, 0 saved: VCUT Feature Slicer is off (slices is 1)" in lines
-    assert headline(run) == "VCUT Feature Slicer is off (slices is 1): nothing saved"
+    assert headline(run) == ["Nothing saved", "VCUT Feature Slicer is off (slices is 1)"]
 
 
 def test_report_names_the_slicer_beside_the_other_settings():
@@ -345,7 +358,15 @@ def test_report_names_the_slicer_beside_the_other_settings():
     assert [line for line in lines if line.startswith("Feature slicing: scope blocks, 8 slices;")]
     assert "Run: 41.00 GMACs instead of 55.50 without VCUT (26.1 % less)" in lines
     assert [line for line in lines if line.startswith("The nodes should show after the run: 41 of")]
-    assert headline(run) == headline(_run(replaced=BOTH, cut_step=17))
+    expected = [*headline(_run(replaced=BOTH, cut_step=17)), "activations 2.2 instead of 8.0 GB"]
+    assert headline(run, PEAK) == expected
+
+
+def test_report_has_the_activations_where_they_are_sliced():
+    run = _run(slicing=SlicingConfig(8, "blocks"))
+    assert "Activations: 2.2 instead of 8.0 GB, in 8 slices" in _report(run, peak=PEAK)
+    small = ActivationPeak(1, 3_140_000, 3_140_000)
+    assert "Activations: 3.1 instead of 3.1 MB, in 1 slice" in _report(run, peak=small)
 
 
 def test_report_claims_no_line_beside_other_nodes():

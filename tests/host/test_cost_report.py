@@ -270,7 +270,7 @@ def test_samples_that_are_no_frames_are_refused_in_one_sentence(small):
 def test_largest_size_takes_no_memory(make_full_size):
     # One activation would have 1.1e13 elements: to allocate it, even empty, would fail.
     report, picture = CostReport.execute(make_full_size(), 16384, 16384, 4096, 10000).result
-    assert "UNet evaluations: 20000" in report and picture.shape == (1, 760, 1000, 3)
+    assert "UNet evaluations: 20000" in report and picture.shape == (1, 800, 800, 3)
 
 
 def test_one_frame_and_one_step_are_a_run(small, with_vcut):
@@ -287,7 +287,7 @@ def test_report_comes_with_a_blank_picture_when_matplotlib_is_missing(small, mon
     assert lines == expected.splitlines()
     assert last.startswith("The picture is blank because the Python package matplotlib could not")
     assert "python -m pip install matplotlib with the Python that runs ComfyUI" in last
-    assert picture.shape == (1, 760, 1000, 3) and (picture == 1).all()
+    assert picture.shape == (1, 800, 800, 3) and (picture == 1).all()
 
 
 def test_second_report_equals_the_first(small, with_vcut):

@@ -3,10 +3,12 @@
 import re
 
 import pytest
-from vcut.comfy_adapter import with_technique
+from vcut.comfy_adapter import read_model, with_technique
 from vcut.comfy_adapter.sampling_run import SamplingRun
 from vcut.nodes.cost_report import CostReport
+from vcut.vcut_core.cost_report import headline
 from vcut.vcut_core.cross_attention import AffineOutputCache, CrossAttentionConfig
+from vcut.vcut_core.feature_slicing import SlicingConfig
 from vcut.vcut_core.guidance_cut import GuidanceConfig, GuidanceCut
 from vcut.vcut_core.step_cache import StepCacheConfig
 
@@ -80,6 +82,21 @@ def test_run_with_a_step_cache_counts_what_the_report_said(
         saved = re.search(r"the step cache saves (\d+), the cut (\d+)", report)
         assert f"the step cache saved {saved[1]} evaluations" in summaries()[-1]
         assert f"the cut saved {saved[2]} evaluations" in summaries()[-1]
+
+
+@pytest.mark.parametrize("slices", [0, 2, 8])
+def test_headline_says_what_the_run_then_did(make_small_svd, tiny, summaries, slices):
+    model = with_technique(make_small_svd(), GuidanceConfig(3, 4))
+    model = with_technique(model, SlicingConfig(slices, "everything"))
+    reading = read_model(model, 96, 96, 2, 4)
+    tiny.sample(model, steps=4, conditioning=tiny.conditioning(frames=2))
+    told, evaluations, *memory = headline(reading.run(), reading.peak)
+    assert told.endswith("% less to compute")
+    assert summaries()[-1].startswith(f"VCUT: {evaluations.replace(' eval', ' UNet eval')}; ")
+    expected = f"{reading.peak.sliced_bytes / 1e6:,.0f} MB of activations expected"
+    assert f"; {expected};" in summaries()[-1]
+    assert bool(memory) == (slices > 0)  # with memory to spare nothing is sliced
+    assert (f"in {slices} slices" in summaries()[-1]) == (slices > 0)
 
 
 def test_summary_differs_from_the_report_when_the_cut_is_ignored(
