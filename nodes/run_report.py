@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from ..comfy_adapter import node_id_of, report_of, show_on_narrow_node
+from ..comfy_adapter import node_id_of, report_of, show_on_node
 from .page_hints import search_words
 
 NO_RUN = (
@@ -42,6 +42,6 @@ class RunReportNode(io.ComfyNode):
     @classmethod
     def execute(cls, samples: dict) -> io.NodeOutput:
         lines = report_of(samples["samples"], cls) or [NO_RUN]
-        show_on_narrow_node(lines, node_id_of(cls))
+        show_on_node(lines, node_id_of(cls))
         report = "\n".join(lines)
         return io.NodeOutput(report, ui=ui.PreviewText(report))
