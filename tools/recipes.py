@@ -156,7 +156,8 @@ def note_text(recipe: Recipe) -> str:
 
 **Model**
 
-1. Accept the licence at [{checkpoint.repository}]({checkpoint.page}).
+1. Log in and accept the licence at [{checkpoint.repository}]({checkpoint.page}). Before that,
+   ComfyUI's Download button fails.
 2. Download **{checkpoint.file}** there.
 3. Put it into ComfyUI/models/checkpoints and press R.
 

@@ -15,7 +15,16 @@ HELP_PAGES = sorted((ROOT / "nodes" / "web" / "docs").glob("*.md"))
 MAX_README_BYTES = 9_000
 MAX_FILE_BYTES = 1_000_000  # of a file in the zip
 SHIPPED = {".jpg", ".json", ".md"}
-FOR_DEVELOPERS = {".ci", ".comfyignore", ".gitignore", "benchmarks", "demo", "tests", "tools"}
+FOR_DEVELOPERS = {
+    ".ci",
+    ".comfyignore",
+    ".github",
+    ".gitignore",
+    "benchmarks",
+    "demo",
+    "tests",
+    "tools",
+}
 
 INLINE = re.compile(r"\]\(\s*<?([^)\s>]+)")  # [text](target "title") and ![text](target)
 REFERENCE = re.compile(r"^ {0,3}\[[^\]]+\]:\s*<?([^\s>]+)", re.MULTILINE)
