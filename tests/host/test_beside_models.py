@@ -6,9 +6,11 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_model_advanced import ModelComputeDtype
 from comfy_extras.nodes_stable3d import SV3D_Conditioning
+from vcut.comfy_adapter import with_technique
 from vcut.nodes.guidance_scheduler import GuidanceScheduler
 from vcut.nodes.patch_svd_model import PatchSVDModel
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
+from vcut.vcut_core.feature_slicing import SlicingConfig
 from vcut.vcut_core.guidance_cut import GuidanceConfig
 
 KINDS = ("SVD_img2vid", "SV3D_u", "SV3D_p")
@@ -91,6 +93,35 @@ def test_cached_is_as_near_to_fp32_as_the_model_itself_when_computing_in(
     cached = tiny.sample(with_vcut(native, 4, 3), **options)
     assert difference(cached, exact) < 1.5 * rounding
     assert tiny.sample(with_vcut(native, 2, 3), **options).isfinite().all()
+
+
+class Int8Linear(torch.nn.Linear):
+    """A layer whose weight is stored in another form and made on each call, as GGUF packs do."""
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.weight * self.scale, self.bias)
+
+
+def _quantised(model):
+    for layer in model.model.diffusion_model.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.scale = layer.weight.abs().amax(1, keepdim=True) / 127
+            stored = (layer.weight / layer.scale).round().to(torch.int8)
+            layer.weight = torch.nn.Parameter(stored, requires_grad=False)
+            layer.__class__ = Int8Linear
+    return model
+
+
+def test_layers_that_dequantise_on_call_are_exact(
+    check, make_small_svd, conditioning, tiny, difference
+):
+    model = _quantised(make_small_svd())
+    reference = check(model, conditioning)
+    assert difference(reference, tiny.sample(make_small_svd(), steps=3, conditioning=conditioning))
+    for scope in ("blocks", "feed_forward", "everything"):
+        sliced = with_technique(model, SlicingConfig(scope=scope, slices=3))
+        output = tiny.sample(sliced, steps=3, conditioning=conditioning)
+        assert difference(output, reference) < 1e-5
 
 
 def test_cached_values_have_the_dtype_of_the_run_when_it_changes(
