@@ -128,6 +128,22 @@ def test_result_equals_the_stock_loader_with_the_patch_node(tiny, temporal, diff
     assert difference(tiny.sample(_pruned(temporal), steps=STEPS), expected) < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("temporal", MODES)
+def test_result_equals_the_patch_node_when_weights_are_stored_in(
+    tiny, make_small_svd, temporal, dtype, difference
+):
+    def model():
+        return make_small_svd(dtype=dtype, manual_cast=torch.float32)
+
+    config = CrossAttentionConfig(temporal=temporal)
+    options = {"steps": STEPS, "conditioning": tiny.conditioning(frames=2)}
+    expected = tiny.sample(with_technique(model(), config), **options)
+    pruned = prune_model(model(), config)
+    assert pruned.model_size() < model().model_size()
+    assert difference(tiny.sample(pruned, **options), expected) < 1e-5
+
+
 @pytest.mark.parametrize("temporal", MODES)
 def test_lora_has_the_effect_that_it_has_on_the_whole_model(tiny, temporal, caplog, difference):
     lora = _lora(tiny.model)
