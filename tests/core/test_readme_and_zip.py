@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 HELP_PAGES = sorted((ROOT / "nodes" / "web" / "docs").glob("*.md"))
+TRANSLATIONS = [*(ROOT / "locales").glob("*/*"), *(ROOT / "nodes" / "web" / "docs").glob("*/*")]
 MAX_README_BYTES = 9_000
 MAX_FILE_BYTES = 1_000_000  # of a file in the zip
 SHIPPED = {".jpg", ".json", ".md"}
@@ -119,6 +120,7 @@ def test_the_zip_holds_the_pages_pictures_and_workflows(zip_names):
         wanted = {_name(path) for path in (ROOT / folder).iterdir() if path.suffix in SHIPPED}
         assert wanted <= zip_names
     assert {_name(page) for page in [README, *HELP_PAGES]} <= zip_names
+    assert {_name(page) for page in TRANSLATIONS} <= zip_names
 
 
 def test_the_zip_holds_nothing_that_is_for_developers(zip_names):

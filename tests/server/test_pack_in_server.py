@@ -1,11 +1,12 @@
 """The pack in a real headless server: how it loads, what it offers, that its graphs run."""
 
+import json
 import re
 
 import pytest
 import requests
 from private_comfyui import prompts
-from private_comfyui.install import WORKFLOWS, HostError
+from private_comfyui.install import PACK, WORKFLOWS, HostError
 from private_comfyui.serve import ComfyServer
 
 NODES = {
@@ -111,6 +112,16 @@ def test_node_has_the_inputs_that_shared_workflows_rely_on(object_info, node_id)
     assert info["output"] == OUTPUTS.get(node_id, ["MODEL"])
     assert info["category"] == "VCUT"
     assert all(spec[1]["tooltip"] for spec in inputs.values())
+
+
+def test_page_gets_every_translation(server):
+    told = server.get("/i18n")
+    for file in PACK.glob("locales/*/nodeDefs.json"):
+        nodes = json.loads(file.read_text(encoding="utf-8"))
+        assert told[file.parent.name]["nodeDefs"].items() >= nodes.items()
+        help_page = f"docs/VCUT_StepCache/{file.parent.name}.md"
+        answer = requests.get(f"{server.url}/extensions/VCUT/{help_page}", timeout=30)
+        assert answer.content == (PACK / "nodes" / "web" / help_page).read_bytes()
 
 
 def test_pack_loads_without_a_traceback(server, object_info):
