@@ -22,7 +22,7 @@ ROW = re.compile(r"^\|", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)]+)\)")
 # A number of its own, not that of a name such as fp16; the x of 1024x576 is none.
 NUMBER = re.compile(r"(?<![A-WYZa-wyz_\d.,])\d+(?:[.,]\d+)*")
-MYRIADS = re.compile(r"(\d+)(?=\s?[万萬만])")
+MYRIADS = re.compile(r"(\d+)(?=\s?[\u4e07\u842c\ub9cc])")  # of ten thousand, in Chinese and Korean
 MESSAGE_SYNTAX = set("{}@$|%\\")  # the page reads names and tooltips as vue-i18n messages
 
 
