@@ -12,6 +12,9 @@ import torch
 from torch.nn.functional import interpolate
 
 SSIM_WINDOW = 11  # pixels; with sigma 1.5 the Gaussian of Wang et al. 2004
+# From these dB on. Stricter than the table of EvalVid (Klaue, Rathke and Wolisz 2003) for
+# coded video: 37 and more excellent, 31 good.
+VERDICTS = {40: "hardly visible", 30: "visible up close", -math.inf: "clearly visible"}
 SAME_SHAPE = 0.01  # two aspect ratios this close are one: sizes are whole pixels
 
 
@@ -129,6 +132,13 @@ class Scores:
         return -10 * math.log10(sum(squared_errors) / len(squared_errors))
 
     @property
+    def verdict(self) -> str:
+        """How far the videos are apart in words, not which is better."""
+        if self.is_identical:
+            return "identical in every pixel"
+        return next(words for least, words in VERDICTS.items() if self.video_psnr_db >= least)
+
+    @property
     def mean_ssim(self) -> float:
         return sum(self.ssim) / len(self.ssim)
 
@@ -141,10 +151,11 @@ class Scores:
         """Return the result, a sentence a line. gain: what the difference was multiplied by."""
         video = f"{_count(len(self.ssim))} of {width}x{height}"
         if self.is_identical:
-            return f"{video}: identical in every pixel."
+            return f"{video}: {self.verdict}."
         worst = self.worst_index
         return (
-            f"{video}: PSNR {self.video_psnr_db:.1f} dB, SSIM {self.mean_ssim:.4f}.\n"
+            f"{video}: PSNR {self.video_psnr_db:.1f} dB, SSIM {self.mean_ssim:.4f} "
+            f"(difference {self.verdict}).\n"
             f"Largest error in frame {worst + 1}: {self.mean_error[worst] * 255:.2f} of 255 on "
             f"average.\nDifference shown {gain:g} times as bright."
         )

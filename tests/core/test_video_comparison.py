@@ -52,6 +52,22 @@ def test_ssim_of_one_pixel_is_that_of_its_brightness():
     assert ssim(a, b) == pytest.approx((0.16 + 1e-4) / (0.2 + 1e-4), abs=1e-6)
 
 
+# A constant error e is -20 log10 e dB: 0.009 is 40.9, 0.011 39.2, 0.03 30.5 and 0.034 29.4.
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (0.009, "hardly visible"),
+        (0.011, "visible up close"),
+        (0.03, "visible up close"),
+        (0.034, "clearly visible"),
+        (1.0, "clearly visible"),
+    ],
+)
+def test_decibels_are_said_in_words(error, verdict):
+    text = _scored(_flat(0.0), _flat(error)).text(16, 16, 4.0)
+    assert text.splitlines()[0].endswith(f" (difference {verdict}).")
+
+
 @pytest.mark.parametrize("side", [1, 2, 3, 8, 10, 12])
 def test_ssim_is_defined_when_a_frame_is_smaller_than_its_window(side):
     a, b = _random(side, 64, 3), _random(side, 64, 3, seed=1)
