@@ -7,11 +7,13 @@ that feed them (``sampling_run``), and the forwards of the UNet's layers (``unet
 is no state to reset. Decisions and arithmetic are in ``vcut_core``.
 """
 
+from .animation import save_animation
 from .apply_technique import with_technique
 from .cost_reading import read_model
 from .feedback import (
     listen_to_pages,
     node_id_of,
+    page_shows_videos,
     show_on_narrow_node,
     show_on_node,
     with_progress,
@@ -33,10 +35,12 @@ __all__ = [
     "listen_to_pages",
     "load_pruned",
     "node_id_of",
+    "page_shows_videos",
     "prune_model",
     "read_model",
     "report_of",
     "require_svd",
+    "save_animation",
     "show_on_narrow_node",
     "show_on_node",
     "with_progress",

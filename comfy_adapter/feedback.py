@@ -42,9 +42,15 @@ def listen_to_pages() -> None:
         return web.json_response({})
 
 
-def show_on_node(lines: Sequence[str], node_id: str | None) -> None:
+def page_shows_videos() -> bool:
+    """Return whether the page that queued the run has the pack's own script."""
+    return getattr(getattr(PromptServer, "instance", None), "client_id", None) in _pages
+
+
+def show_on_node(lines: Sequence[str], node_id: str | None, videos: Mapping | None = None) -> None:
     """Show ``lines`` on a node, where the host has a server that can.
 
+    videos: two videos for nodes/web/compare.js, which says what it needs of them.
     As an event ``vcut.lines`` for the pack's own script. A page without it gets ComfyUI's text
     under a node, which it puts into the document as HTML: lines may hold what a user typed, so they
     are escaped. Pages from 1.55.18 on take that text away when the run succeeds.
@@ -54,6 +60,8 @@ def show_on_node(lines: Sequence[str], node_id: str | None) -> None:
         return
     try:
         data = {"workflow": _running_workflow(server), "node": node_id, "lines": list(lines)}
+        if videos:
+            data["videos"] = dict(videos)
         server.send_sync("vcut.lines", data, server.client_id)
         if server.client_id not in _pages and hasattr(server, "send_progress_text"):
             escaped = html.escape("\n".join(lines), quote=False)

@@ -3,7 +3,13 @@
 import torch
 from comfy_api.latest import io
 
-from ..comfy_adapter import node_id_of, show_on_node, with_progress
+from ..comfy_adapter import (
+    node_id_of,
+    page_shows_videos,
+    save_animation,
+    show_on_node,
+    with_progress,
+)
 from ..plots.captions import clean
 from ..plots.figures import missing_matplotlib
 from ..plots.video_pictures import SideBySide, plot
@@ -11,6 +17,7 @@ from .page_hints import advanced, search_words
 from .video_comparison import AlignedVideos, Scores, Video
 
 DISPLAY_NAME = "VCUT Compare Videos"
+SLIDER_FPS = 6  # of SVD, as SVD_img2vid_Conditioning has it by default
 
 
 class CompareVideos(io.ComfyNode):
@@ -76,15 +83,24 @@ class CompareVideos(io.ComfyNode):
     ) -> io.NodeOutput:
         labels = (clean(label_a), clean(label_b))
         try:
-            result = _compare(video_a, video_b, labels, difference_gain)
+            side_by_side, *others = _compare(video_a, video_b, labels, difference_gain)
         except ValueError as error:
             raise ValueError(f"{DISPLAY_NAME}: {error}.") from None
-        show_on_node(result[-1].splitlines(), node_id_of(cls))
-        return io.NodeOutput(*result)
+        videos = for_slider(side_by_side, labels) if page_shows_videos() else None
+        show_on_node(others[-1].splitlines(), node_id_of(cls), videos)
+        return io.NodeOutput(side_by_side.pictures, *others)
+
+
+def for_slider(side_by_side: SideBySide, labels: tuple[str, str]) -> dict | None:
+    """Write both videos into one file; return what the page's slider needs, None without it."""
+    frames = map(side_by_side.edge_to_edge, range(len(side_by_side.pictures)))
+    file = save_animation(frames, SLIDER_FPS)
+    shape = side_by_side.width / side_by_side.height
+    return file and {"file": file, "labels": labels, "aspect_ratio": shape}
 
 
 def _compare(video_a, video_b, labels: tuple[str, str], gain: float) -> tuple:
-    """Return the node's four outputs, from one pass over the frames."""
+    """Return the node's four outputs from one pass over the frames, the first as SideBySide."""
     videos = AlignedVideos(
         Video("video_a", labels[0], video_a), Video("video_b", labels[1], video_b)
     )
@@ -103,4 +119,4 @@ def _compare(video_a, video_b, labels: tuple[str, str], gain: float) -> tuple:
     notes = videos.notes()
     if reason := missing_matplotlib():
         notes.append(f"The plot is blank and the labels are left out {reason}")
-    return side_by_side.pictures, difference, picture, "\n".join([result, *notes])
+    return side_by_side, difference, picture, "\n".join([result, *notes])

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch.nn.functional import interpolate
 
 from .captions import captions, font_families
 from .figures import blank_picture, missing_matplotlib, new_figure, picture_of
@@ -10,6 +11,7 @@ from .figures import blank_picture, missing_matplotlib, new_figure, picture_of
 BACKGROUND = 0.13  # grey, 0..1
 GAP = 8  # pixels between the videos
 SMALLEST = 256  # pixels: a smaller video is shown enlarged by a whole factor
+SLIDER_SIDE = 512  # pixels: a larger video is made smaller for the page's slider
 MARKED_FRAMES = 60  # up to here every frame of the plot has a dot
 LEAST_PSNR_SPAN = 10  # dB that the axis covers at least
 LEAST_SSIM_SPAN = 0.05  # the same for SSIM, below 1
@@ -50,6 +52,17 @@ class SideBySide:
             target = self.pictures[index, rows, left : left + self.width]
             cells = target.unflatten(0, (-1, self.factor)).unflatten(2, (-1, self.factor))
             cells.copy_(frame[:, None, :, None])  # (H, factor, W, factor, 3)
+
+    def edge_to_edge(self, index: int) -> torch.Tensor:
+        """Return a pair of frames without gap or labels, (H, 2 W, 3) in uint8."""
+        rows = slice(self.top, self.top + self.height)
+        pair = [self.pictures[index, rows, left : left + self.width] for left in self.lefts]
+        frames = torch.stack(pair).permute(0, 3, 1, 2)  # (2, 3, H, W)
+        scale = SLIDER_SIDE / max(self.height, self.width)
+        if scale < 1:
+            size = [max(1, round(side * scale)) for side in (self.height, self.width)]
+            frames = interpolate(frames, size, mode="area")
+        return torch.cat([*frames], dim=2).mul(255).round().byte().permute(1, 2, 0).contiguous()
 
 
 def plot(display_name: str, labels, psnr_db: list[float], ssim: list[float], heading: str):

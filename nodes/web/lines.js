@@ -2,12 +2,17 @@
 // a server sends away as soon as a run has succeeded. Nothing here is saved with a workflow.
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
+import { fillSlider } from './compare.js'
 
 const WIDGET = 'vcut_lines'
+const SLIDER = 'vcut_slider'
+const STORE = 'vcut_told'
 const ROW = 16 // pixels
 const MARGIN = 4 // around the text, within its node
 
-const texts = new Map() // workflow and node -> what the node said last, since this page was opened
+// workflow and node -> what the node said last, since this tab was opened
+const told = new Map(JSON.parse(sessionStorage.getItem(STORE) ?? '[]'))
+const keep = () => sessionStorage.setItem(STORE, JSON.stringify([...told]))
 const inRun = new Set() // ids of the nodes that the run in progress has computed or found cached
 const keyOf = (workflow, nodeId) => `${workflow ?? ''} ${nodeId}`
 
@@ -22,33 +27,45 @@ function findNode(executionId) {
 }
 
 function rowsOf(text, width) {
-  const columns = Math.max(20, Math.floor((width - 20) / 7))
+  const columns = Math.max(20, Math.floor((width - 12) / 7))
   return text.split('\n').reduce((rows, line) => rows + Math.max(1, Math.ceil(line.length / columns)), 0)
 }
 
-function show(node, text) {
-  let widget = node.widgets?.find(({ name }) => name === WIDGET)
+// Returns the element of the widget called name, which is made on first use. heightIn: from a width
+// to the element's height, in pixels.
+function elementOn(node, name, heightIn) {
+  let widget = node.widgets?.find((widget) => widget.name === name)
   if (!widget) {
     const element = document.createElement('div')
-    Object.assign(element.style, {
-      boxSizing: 'border-box', padding: '0 8px', overflow: 'hidden', font: `12px/${ROW}px sans-serif`,
-      color: 'var(--input-text, #ddd)', whiteSpace: 'pre-wrap', overflowWrap: 'anywhere', userSelect: 'text',
-    })
-    element.className = WIDGET
-    const height = () => rowsOf(element.textContent, node.size[0]) * ROW + 2 * MARGIN
-    widget = node.addDOMWidget(WIDGET, WIDGET, element, {
+    element.className = name
+    const height = () => heightIn(node.size[0] - 2 * MARGIN, element) + 2 * MARGIN
+    widget = node.addDOMWidget(name, name, element, {
       serialize: false, margin: MARGIN, getMinHeight: height, getMaxHeight: height,
     })
     widget.serialize = false
   }
-  widget.element.textContent = text // never as HTML: a text may hold what somebody typed
+  return widget.element
+}
+
+function show(node, { lines, videos }) {
+  const text = elementOn(node, WIDGET, (width, { textContent }) => rowsOf(textContent, width) * ROW)
+  Object.assign(text.style, {
+    boxSizing: 'border-box', padding: '0 8px', overflow: 'hidden', font: `12px/${ROW}px sans-serif`,
+    color: 'var(--input-text, #ddd)', whiteSpace: 'pre-wrap', overflowWrap: 'anywhere', userSelect: 'text',
+  })
+  text.textContent = lines.join('\n') // never as HTML: a text may hold what somebody typed
+  if (videos) {
+    const slider = elementOn(node, SLIDER, (width, { style }) => width / parseFloat(style.aspectRatio))
+    slider.style.aspectRatio = videos.aspect_ratio
+    fillSlider(slider, videos, () => remove(node, SLIDER))
+  } else remove(node, SLIDER)
   const [width, height] = node.computeSize()
   node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)])
   node.setDirtyCanvas?.(true, true)
 }
 
-function hide(node) {
-  const index = node.widgets?.findIndex(({ name }) => name === WIDGET) ?? -1
+function remove(node, widget) {
+  const index = node.widgets?.findIndex(({ name }) => name === widget) ?? -1
   if (index < 0) return
   if (node.removeWidget) node.removeWidget(node.widgets[index])
   else {
@@ -68,8 +85,8 @@ function eachNode(graph, prefix, visit) {
 // Lines of this workflow's earlier runs come back.
 function restore() {
   eachNode(app.graph, '', (node, id) => {
-    const text = texts.get(keyOf(app.graph.id, id))
-    if (text !== undefined) show(node, text)
+    const detail = told.get(keyOf(app.graph.id, id))
+    if (detail) show(node, detail)
   })
 }
 
@@ -79,26 +96,30 @@ function isUsed(node) {
   return leads || node.constructor.nodeData?.output_node
 }
 
-let running = Promise.resolve(null) // the workflow of the run in progress, null where it is not known
-
 // The host's events do not tell it, and another workflow may be open by the time the run ends.
-async function runningWorkflow() {
+async function workflowOf(promptId) {
+  const get = async (address) => (await api.fetchApi(address)).json()
   try {
-    const queue = await (await api.fetchApi('/queue')).json()
-    return queue.queue_running[0]?.[3]?.extra_pnginfo?.workflow?.id ?? null
+    // In this order: a run that ends in between moves from the queue to the history.
+    const { queue_running: queue } = await get('/queue')
+    const history = await get(`/history/${promptId}`)
+    const prompt = queue.find(([, id]) => id === promptId) ?? history[promptId].prompt
+    return prompt[3].extra_pnginfo.workflow.id ?? null
   } catch {
-    return null
+    return null // of a program's run, which has no workflow
   }
 }
 
 // A node that was bypassed, muted or left unconnected had no part in the run: its lines are old.
-async function forgetOthers() {
-  const workflow = await running
+async function forgetOthers({ detail }) {
+  const parts = new Set(inRun)
+  const workflow = await workflowOf(detail.prompt_id)
   if (workflow === null || workflow !== app.graph.id) return
   eachNode(app.graph, '', (node, id) => {
-    const hadPart = inRun.has(id) && isUsed(node)
-    if (!hadPart && texts.delete(keyOf(app.graph.id, id))) hide(node)
+    const hadPart = parts.has(id) && isUsed(node)
+    if (!hadPart && told.delete(keyOf(app.graph.id, id))) [WIDGET, SLIDER].forEach((name) => remove(node, name))
   })
+  keep()
 }
 
 let announced = null
@@ -114,17 +135,14 @@ app.registerExtension({
   name: 'VCUT.Lines',
   async setup() {
     api.addEventListener('vcut.lines', ({ detail }) => {
-      const { workflow, node: nodeId, lines } = detail
-      const text = lines.join('\n')
-      texts.set(keyOf(workflow, nodeId), text)
+      const { workflow, node: nodeId } = detail
+      told.set(keyOf(workflow, nodeId), detail)
       const node = workflow === null || workflow === app.graph.id ? findNode(nodeId) : null
-      if (node?.type?.startsWith('VCUT_')) show(node, text)
+      if (node?.type?.startsWith('VCUT_')) show(node, detail)
+      keep()
     })
     api.addEventListener('vcut.run', () => {}) // for programs; newer pages complain of unknown ones
-    api.addEventListener('execution_start', () => {
-      inRun.clear()
-      running = runningWorkflow()
-    })
+    api.addEventListener('execution_start', () => inRun.clear())
     api.addEventListener('execution_cached', ({ detail }) => detail.nodes.forEach((id) => inRun.add(String(id))))
     api.addEventListener('executing', ({ detail }) => inRun.add(String(detail)))
     api.addEventListener('execution_success', forgetOthers)

@@ -92,8 +92,10 @@ def test_plots_know_nothing_of_comfyui(path):
 def test_adapter_is_the_one_place_that_imports_comfy():
     importers = {path for path in PACK if _foreign(path) & {"comfy", "server", "nodes"}}
     assert importers and importers <= set(ADAPTER)
-    host = {"comfy", "comfy_execution", "folder_paths", "server"}
-    assert all(_foreign(path) <= {*host, "torch"} for path in ADAPTER)
+    host = {"comfy", "comfy_execution", "folder_paths", "server", "torch"}
+    for path in ADAPTER:
+        pictures = {"PIL"} if path.name == "animation.py" else set()
+        assert _foreign(path) <= host | pictures
 
 
 @pytest.mark.parametrize("path", PACK, ids=_name)

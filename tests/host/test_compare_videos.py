@@ -5,10 +5,13 @@ import weakref
 
 import comfy.model_management
 import comfy.utils
+import folder_paths
 import pytest
 import torch
+from PIL import Image, ImageSequence
 from torch.utils._python_dispatch import TorchDispatchMode
-from vcut.nodes.compare_videos import CompareVideos
+from vcut.nodes.compare_videos import CompareVideos, for_slider
+from vcut.plots.video_pictures import SideBySide
 
 
 def _compare(a, b, *, labels=("without VCUT", "with VCUT"), gain: float = 4.0) -> tuple:
@@ -164,3 +167,42 @@ def test_inputs_stay_as_they_were():
     for output in _compare(a, b, gain=1.0)[:3]:
         output.zero_()
     assert torch.equal(a, before[0]) and torch.equal(b, before[1])
+
+
+@pytest.fixture
+def temp_folder(tmp_path):
+    before = folder_paths.get_temp_directory()
+    folder_paths.set_temp_directory(str(tmp_path / "not there yet"))
+    yield tmp_path / "not there yet"
+    folder_paths.set_temp_directory(before)
+
+
+def _slider(video_a, video_b) -> dict | None:
+    """Return what the page's slider is told."""
+    side_by_side = SideBySide("VCUT Test", ("a", "b"), *video_a.shape[:3])
+    for index, frames in enumerate(zip(video_a, video_b, strict=True)):
+        side_by_side.write(index, *frames)
+    return for_slider(side_by_side, ("a", "b"))
+
+
+def test_page_gets_both_videos_in_one_small_file(temp_folder):
+    a, b = torch.zeros(3, 576, 1024, 3), torch.ones(3, 576, 1024, 3)
+    a[1] = 0.5  # equal frames would be written as one
+    videos = _slider(a, b)
+    assert videos["file"].items() >= {"subfolder": "", "type": "temp"}.items()
+    assert videos["labels"] == ("a", "b") and videos["aspect_ratio"] == pytest.approx(16 / 9)
+    with Image.open(temp_folder / videos["file"]["filename"]) as file:
+        assert (file.format, file.size, file.n_frames) == ("WEBP", (1024, 288), 3)
+        pixels = [
+            [frame.convert("RGB").getpixel((x, 200))[0] for x in (0, 511, 512, 1023)]
+            for frame in ImageSequence.Iterator(file)
+        ]
+        assert file.info["duration"] == 167  # of the last frame: a sixth of a second
+    assert [frame[0] for frame in pixels] == pytest.approx([0, 128, 0], abs=3)
+    assert all(frame[0] == frame[1] and frame[2] == frame[3] == 255 for frame in pixels)
+
+
+def test_page_gets_no_videos_when_they_cannot_be_written(temp_folder, caplog):
+    temp_folder.write_text("a file where the folder should be")
+    assert _slider(_flat(0.2), _flat(0.3)) is None
+    assert "could not write the preview" in caplog.text
