@@ -10,6 +10,9 @@ from .figures import blank_picture, missing_matplotlib, new_figure, picture_of
 
 BACKGROUND = 0.13  # grey, 0..1
 GAP = 8  # pixels between the videos
+# Workflows show both pictures 620 pixels wide, and no text there may be below 12.
+SMALL_TEXT = 25  # pixels of a video's width to one of its label's size
+TEXT = 15  # points, of the plot's smallest text
 SMALLEST = 256  # pixels: a smaller video is shown enlarged by a whole factor
 SLIDER_SIDE = 512  # pixels: a larger video is made smaller for the page's slider
 MARKED_FRAMES = 60  # up to here every frame of the plot has a dot
@@ -35,7 +38,7 @@ class SideBySide:
         self.lefts = [centre - (self.width + 1) // 2 for centre in centres]
         row = None
         if any(labels) and not missing_matplotlib():
-            size = max(16, panel // 32)
+            size = max(16, panel // SMALL_TEXT)
             row = captions(
                 display_name, labels, centres, panel - size, size, 2 * panel + GAP, BACKGROUND
             )
@@ -74,11 +77,11 @@ def plot(display_name: str, labels, psnr_db: list[float], ssim: list[float], hea
     if missing_matplotlib():
         return blank_picture(1000, 600)
     figure = new_figure(display_name, 1000, 600)
-    names = [label if len(label) <= 40 else f"{label[:37]}..." for label in labels]
+    names = [label if len(label) <= 24 else f"{label[:21]}..." for label in labels]
     title = f"{names[0]} and {names[1]}, frame by frame" if all(names) else "frame by frame"
     style = {"ha": "center", "family": font_families(), "parse_math": False}
-    figure.text(0.5, 0.94, title, size=16, **style)
-    figure.text(0.5, 0.89, heading, size=12, color="#555555", **style)
+    figure.text(0.5, 0.94, title, size=18, **style)
+    figure.text(0.5, 0.885, heading, size=TEXT, color="#555555", **style)
     above, below = figure.subplots(2, 1, sharex=True)
     _draw(above, psnr_db, "PSNR (dB)", BLUE)
     _draw(below, ssim, "SSIM", ORANGE)
@@ -86,9 +89,9 @@ def plot(display_name: str, labels, psnr_db: list[float], ssim: list[float], hea
     span = max(LEAST_SSIM_SPAN, 1.1 * (1 - min(ssim)))
     below.set_ylim(1 - span, 1 + 0.05 * span)
     below.set_xlim(0.5, len(ssim) + 0.5)
-    below.set_xlabel("frame", size=12)
+    below.set_xlabel("frame", size=TEXT)
     below.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    figure.subplots_adjust(left=0.09, right=0.97, top=0.82, bottom=0.1, hspace=0.12)
+    figure.subplots_adjust(left=0.12, right=0.97, top=0.8, bottom=0.12, hspace=0.12)
     figure.align_ylabels()
     return picture_of(figure)
 
@@ -102,11 +105,13 @@ def _draw(axes, values: list[float], name: str, colour: str) -> None:
     if identical:
         edge = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 3}
         axes.plot(identical, [1] * len(identical), "^", color=colour, label="identical", **edge)
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, borderpad=0)
+        style = {"frameon": False, "borderpad": 0, "fontsize": TEXT}
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), **style)
     if len(identical) == len(values):
         axes.set_yticks([])
     axes.ticklabel_format(useOffset=False)
-    axes.set_ylabel(name, size=12)
+    axes.set_ylabel(name, size=TEXT)
+    axes.tick_params(labelsize=TEXT)
     axes.grid(color="#dddddd")
     axes.spines[["top", "right"]].set_visible(False)
 
