@@ -151,12 +151,22 @@ def _make_videos(arguments: argparse.Namespace) -> tuple[dict[str, Video], Path]
             for title, variant in variants.items()
         }
     first, second = (video.frames for video in made.values())
-    both = videos.side_by_side(first, second, (*made,))
+    both = videos.side_by_side(first, second, (*_titles(made, "\n"),))
     fps = _fps(next(iter(variants.values())))
     videos.write_mp4(arguments.output / "side_by_side.mp4", both, fps=fps)
     sheet = arguments.output / "contact_sheet.png"
-    videos.contact_sheet([first, second], list(made)).save(sheet)
+    videos.contact_sheet([first, second], _titles(made, ": ")).save(sheet)
     return made, sheet
+
+
+def _titles(made: dict[str, Video], between: str) -> list[str]:
+    """Return what stands above each video: its name, and what it took."""
+    without, with_vcut = (video.evaluations for video in made.values())
+    counts = (f"{without}", f"{with_vcut} of {without}" if "with VCUT" in made else f"{with_vcut}")
+    return [
+        f"{name}{between}{count} evaluations, {video.seconds:.1f} s"
+        for (name, video), count in zip(made.items(), counts, strict=True)
+    ]
 
 
 def _variants(prompt: dict, frames: int | None) -> dict[str, dict]:

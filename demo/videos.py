@@ -5,10 +5,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 MARGIN = 4  # pixels between pictures
-HEADING = 14  # pixels above them
+TEXT = 16  # pixels: the size of a title, at least
+TEXTS_IN_WIDTH = 55  # of a wide picture: a README shows 1820 pixels on 830, a title on 15
 
 
 def read_frames(paths: list[Path]) -> np.ndarray:
@@ -17,7 +18,10 @@ def read_frames(paths: list[Path]) -> np.ndarray:
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, ...]) -> np.ndarray:
-    """Return one video with both, titled; small videos enlarged so that they can be seen."""
+    """Return one video with both, titled; small videos enlarged so that they can be seen.
+
+    titles: of one number of lines each.
+    """
     left, right = _enlarge(left), _enlarge(right)
     return np.stack([_row([a, b], titles) for a, b in zip(left, right, strict=True)])
 
@@ -52,9 +56,21 @@ def _enlarge(video: np.ndarray, smallest: int = 256) -> np.ndarray:
 def _row(frames: list[np.ndarray], titles: tuple[str, ...]) -> np.ndarray:
     """Return frames side by side on white, with titles above the first ones."""
     height, width = frames[0].shape[:2]
-    row = Image.new("RGB", (len(frames) * (width + MARGIN), height + HEADING + MARGIN), "white")
+    column = width + MARGIN
+    heading = _heading(titles, column, len(frames) * column)
+    row = Image.new("RGB", (heading.width, heading.height + height + MARGIN), "white")
+    row.paste(heading)
     for index, frame in enumerate(frames):
-        row.paste(Image.fromarray(frame), (index * (width + MARGIN), HEADING))
-    for index, title in enumerate(titles):
-        ImageDraw.Draw(row).text((index * (width + MARGIN) + 2, 1), title, fill="black")
+        row.paste(Image.fromarray(frame), (index * column, heading.height))
     return np.asarray(row)
+
+
+def _heading(titles: tuple[str, ...], column: int, width: int) -> Image.Image:
+    size = max(TEXT, width // TEXTS_IN_WIDTH)
+    font = ImageFont.load_default(size)
+    height = max(round(size * 1.3) * len(title.splitlines()) for title in titles)
+    heading = Image.new("RGB", (width, height + MARGIN), "white")
+    for index, title in enumerate(titles):
+        place = (index * column + MARGIN, MARGIN // 2)
+        ImageDraw.Draw(heading).text(place, title, "black", font, spacing=round(size * 0.2))
+    return heading

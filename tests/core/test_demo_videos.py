@@ -30,14 +30,34 @@ def test_ssim_falls_when_structure_is_lost():
 def test_side_by_side_holds_both_videos_enlarged():
     # Longest side 24: enlarged 256 // 24 = 10 times to 160 x 240.
     both = videos.side_by_side(_video(10), _video(200), ("left", "right"))
-    assert both.shape == (3, 160 + videos.HEADING + videos.MARGIN, 2 * (240 + videos.MARGIN), 3)
-    assert both[0, videos.HEADING + 80, 120].tolist() == [10, 10, 10]
-    assert both[0, videos.HEADING + 80, 240 + videos.MARGIN + 120].tolist() == [200, 200, 200]
+    assert both.shape[::2] == (3, 2 * (240 + videos.MARGIN))
+    below = both[0, -160 - videos.MARGIN :]
+    assert (below[:160, :240] == 10).all()
+    assert (below[:160, 240 + videos.MARGIN : -videos.MARGIN] == 200).all()
+
+
+def test_both_titles_of_a_small_video_fit_above_it():
+    titles = ("without VCUT\n50 evaluations, 1234.5 s", "with VCUT\n21 of 50 evaluations, 1234.5 s")
+    both = videos.side_by_side(_video(10), _video(200), titles)
+    column = 240 + videos.MARGIN
+    ink = both[0, : -160 - videos.MARGIN].min(axis=2) < 128
+    assert ink[:, :column].any() and ink[:, column:].any()
+    assert not ink[:, column - 2 : column + 2].any() and not ink[:, -2:].any()
+    assert not ink[[0, -1]].any()
 
 
 def test_contact_sheet_has_a_row_for_each_video():
     sheet = videos.contact_sheet([_video(10, 14), _video(200, 14)], ["a", "b"], columns=7)
-    assert sheet.size == (7 * (240 + videos.MARGIN), 2 * (160 + videos.HEADING + videos.MARGIN))
+    assert sheet.width == 7 * (240 + videos.MARGIN)
+    columns = np.asarray(sheet)[:, 120, 0].tolist()
+    assert columns.count(10) == columns.count(200) == 160
+
+
+def test_title_of_a_contact_sheet_is_readable_in_the_readme():
+    # There 830 pixels wide; text of 12 pixels has capitals of at least 8.
+    sheet = videos.contact_sheet([_video(200, 14)], ["H"], columns=7)
+    ink = (np.asarray(sheet.convert("L")) < 128).any(axis=1).nonzero()[0]
+    assert (ink.max() - ink.min() + 1) * 830 / sheet.width >= 8
 
 
 def test_mp4_has_all_frames_at_even_sides(tmp_path):
