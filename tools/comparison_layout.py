@@ -13,7 +13,8 @@ def comparison_layout(
     """
     seed = {"value": sampler["seed"], "control_after_generate": "fixed"}
     # Columns: what is loaded, two that lead to the samplers, samplers, comparison, results. The
-    # video stands last: its node grows downwards with the videos' height.
+    # video stands last: its node grows downwards with the videos' height. VCUT Compare Videos has
+    # room for its slider.
     nodes = [
         ["ImageOnlyCheckpointLoader", [0, 400], 390, 0, {"ckpt_name": checkpoint}],
         ["LoadImage", [0, 560], 390, 340, {"image": "example.png"}],
@@ -26,12 +27,12 @@ def comparison_layout(
         ["VCUT_GuidanceScheduler", [760, 460], 280, 250, schedule],
         ["KSampler", [1150, 460], 270, 0, sampler, "KSampler with VCUT"],
         ["VCUT_DecodeVideo", [1150, 760], 270, 250, {"slices": 0}],
-        ["VCUT_CompareVideos", [1490, 40], 340, 330, LABELS | {"difference_gain": 4.0}],
-        ["CreateVideo", [1900, 520], 270, 0, {"fps": conditioning["fps"]}],
-        ["SaveVideo", [1900, 660], 620, 330, {"filename_prefix": "video/svd_compare"}],
+        ["VCUT_CompareVideos", [1490, 40], 340, 540, LABELS | {"difference_gain": 4.0}],
+        ["CreateVideo", [1900, 680], 270, 0, {"fps": conditioning["fps"]}],
+        ["SaveVideo", [1900, 810], 620, 330, {"filename_prefix": "video/svd_compare"}],
         ["PreviewImage", [1900, 40], 620, 430, {}, "PSNR and SSIM of every frame"],
         ["PreviewImage", [1490, 620], 340, 370, {}, "Difference"],
-        ["PreviewAny", [1490, 420], 340, 150, {}, "Summary"],
+        ["PreviewAny", [1900, 520], 620, 110, {}, "Summary"],
         ["MarkdownNote", [0, 40], 390, 270, {"": note}, "About this workflow"],
     ]
     links = [
