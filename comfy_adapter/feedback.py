@@ -50,10 +50,11 @@ def page_shows_videos() -> bool:
 def show_on_node(lines: Sequence[str], node_id: str | None, videos: Mapping | None = None) -> None:
     """Show ``lines`` on a node, where the host has a server that can.
 
-    videos: two videos for nodes/web/compare.js, which says what it needs of them.
     As an event ``vcut.lines`` for the pack's own script. A page without it gets ComfyUI's text
     under a node, which it puts into the document as HTML: lines may hold what a user typed, so they
     are escaped. Pages from 1.55.18 on take that text away when the run succeeds.
+
+    videos: two videos for nodes/web/compare.js, which says what it needs of them.
     """
     server = getattr(PromptServer, "instance", None)
     if node_id is None or server is None:
