@@ -12,27 +12,27 @@ def comparison_layout(
     Model and of VCUT Guidance Scheduler.
     """
     seed = {"value": sampler["seed"], "control_after_generate": "fixed"}
-    # Columns: what is loaded, two that lead to the samplers, samplers, comparison, results. The
-    # video stands last: its node grows downwards with the videos' height. VCUT Compare Videos has
-    # room for its slider.
+    # Columns: what is loaded, guidance below the conditioning, two of VCUT, samplers, comparison,
+    # results. Links cross the middle, where no node stands. Videos stand below what has its own
+    # height: their nodes grow downwards. VCUT Compare Videos has room for its slider.
     nodes = [
         ["ImageOnlyCheckpointLoader", [0, 400], 390, 0, {"ckpt_name": checkpoint}],
         ["LoadImage", [0, 560], 390, 340, {"image": "example.png"}],
-        ["VideoLinearCFGGuidance", [450, 40], 280, 0, {"min_cfg": 1.0}],
-        ["SVD_img2vid_Conditioning", [760, 800], 280, 0, conditioning],
-        ["PrimitiveInt", [760, 40], 280, 0, seed, "Seed of both samplers"],
-        ["KSampler", [1150, 40], 270, 0, sampler, "KSampler without VCUT"],
-        ["VAEDecode", [1150, 340], 270, 0, {}, "VAE Decode without VCUT"],
-        ["VCUT_PatchSVDModel", [450, 460], 280, 250, modes],
-        ["VCUT_GuidanceScheduler", [760, 460], 280, 250, schedule],
-        ["KSampler", [1150, 460], 270, 0, sampler, "KSampler with VCUT"],
-        ["VCUT_DecodeVideo", [1150, 760], 270, 250, {"slices": 0}],
-        ["VCUT_CompareVideos", [1490, 40], 340, 540, LABELS | {"difference_gain": 4.0}],
-        ["CreateVideo", [1900, 680], 270, 0, {"fps": conditioning["fps"]}],
-        ["SaveVideo", [1900, 810], 620, 330, {"filename_prefix": "video/svd_compare"}],
-        ["PreviewImage", [1900, 40], 620, 430, {}, "PSNR and SSIM of every frame"],
-        ["PreviewImage", [1490, 620], 340, 370, {}, "Difference"],
-        ["PreviewAny", [1900, 520], 620, 110, {}, "Summary"],
+        ["VideoLinearCFGGuidance", [450, 340], 280, 0, {"min_cfg": 1.0}],
+        ["SVD_img2vid_Conditioning", [450, 40], 280, 0, conditioning],
+        ["PrimitiveInt", [790, 620], 280, 0, seed, "Seed of both samplers"],
+        ["KSampler", [1480, 40], 270, 0, sampler, "KSampler without VCUT"],
+        ["VAEDecode", [1480, 340], 270, 0, {}, "VAE Decode without VCUT"],
+        ["VCUT_PatchSVDModel", [790, 860], 280, 250, modes],
+        ["VCUT_GuidanceScheduler", [1100, 860], 280, 250, schedule],
+        ["KSampler", [1480, 730], 270, 0, sampler, "KSampler with VCUT"],
+        ["VCUT_DecodeVideo", [1480, 440], 270, 250, {"slices": 0}],
+        ["VCUT_CompareVideos", [1820, 40], 340, 540, LABELS | {"difference_gain": 4.0}],
+        ["CreateVideo", [2230, 710], 340, 0, {"fps": conditioning["fps"]}],
+        ["SaveVideo", [2630, 520], 620, 330, {"filename_prefix": "video/svd_compare"}],
+        ["PreviewImage", [2630, 40], 620, 430, {}, "PSNR and SSIM of every frame"],
+        ["PreviewImage", [2230, 340], 340, 330, {}, "Difference"],
+        ["PreviewAny", [2230, 150], 340, 150, {}, "Summary"],
         ["MarkdownNote", [0, 40], 390, 270, {"": note}, "About this workflow"],
     ]
     links = [
@@ -46,4 +46,4 @@ def comparison_layout(
         [11, 0, 12, "images"], [12, 0, 13, "video"],
         [11, 1, 15, "images"], [11, 2, 14, "images"], [11, 3, 16, "source"],
     ]  # fmt: skip
-    return {"nodes": nodes, "links": links, "groups": [["VCUT", [430, 370, 630, 360], "#3f789e"]]}
+    return {"nodes": nodes, "links": links, "groups": [["VCUT", [770, 770, 630, 360], "#3f789e"]]}

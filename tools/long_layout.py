@@ -1,39 +1,56 @@
-"""The part of a workflow that makes its video longer: a band below the graph of one video."""
+"""The part of a workflow that makes its video longer, and where the first part stands then.
+
+The latent runs straight from part to part. Each sampler stands above it, higher than the one
+before, each VCUT Continue Video below it, lower than the one before: so the links from the left
+reach them all behind no node.
+"""
 
 from private_comfyui.long_prompts import OVERLAP
 
-BAND = 980  # pixels: where it stands, below everything else
-COLUMN = 310  # from one node to the next
+COLUMN = 310  # pixels from one node to the next
+LANE = 320  # where the latent runs
+SAMPLER, SAMPLER_STEP = 40, -150  # of the first continuation, and from one to the next
+PART, PART_STEP = 600, 390
+DECODER = 910  # between two VCUT Continue Video, straight right of the loader
 TALL = 180  # a node with room for its line
 
 
 def add_continuations(
-    nodes: list, links: list, count: int, left: int, conditioning: dict, sampler: dict
+    nodes: list, links: list, count: int, conditioning: dict, sampler: dict
 ) -> None:
     """Continue the video of a graph in the form of workflow_layout.layout, ``count`` times.
 
-    left: where the band begins. conditioning, sampler: widget values of the first video's. The
-    first nodes are the loader, the picture, guidance, conditioning, sampler and decoder. One node
-    sets the motion of all parts.
+    conditioning, sampler: widget values of the first video's. The first nodes are the loader, the
+    picture, guidance, conditioning, sampler, decoder and the video's two. One node sets the motion
+    of all parts.
     """
-    loader, guidance, condition, first_sampler, decoder = 0, 2, 3, 4, 5
+    loader, picture, guidance, condition, first_sampler, decoder = range(6)
     motion = {"motion_bucket_id": conditioning["motion_bucket_id"]}
     shared = {name: conditioning[name] for name in ("fps", "augmentation_level")}
     frames = {"video_frames": conditioning["video_frames"]}
     bucket = len(nodes)
     value = {"value": motion["motion_bucket_id"], "control_after_generate": "fixed"}
-    nodes.append(["PrimitiveInt", [450, BAND], 280, 0, value, "Motion of all parts"])
+    nodes.append(["PrimitiveInt", [450, 1020], 280, 0, value, "Motion of all parts"])
     links.append([bucket, 0, condition, "motion_bucket_id"])
     links[:] = [link for link in links if link[2:] != [decoder, "samples"]]
+    nodes[picture][1], nodes[loader][1] = [0, 390], [0, DECODER - 80]
+    nodes[condition][1] = [nodes[condition][1][0], 400]
+    column = nodes[first_sampler][1][0]
+    nodes[first_sampler][1] = [column, LANE]
     whole = first_sampler
-    for number in range(1, count + 1):
-        part, column = len(nodes), left + 3 * COLUMN * (number - 1)
+    for number in range(count):
+        part = len(nodes)
         values = {**frames, "overlap": OVERLAP, **motion, **shared, "negative_picture": "zero"}
-        unguided = {**sampler, "seed": sampler["seed"] + number, "cfg": 1.0}
+        unguided = {**sampler, "seed": sampler["seed"] + number + 1, "cfg": 1.0}
+        at = [
+            [column + COLUMN + 10, PART + PART_STEP * number],
+            [column + 2 * COLUMN + 50, SAMPLER + SAMPLER_STEP * number],
+            [column + 3 * COLUMN + 50, LANE],
+        ]
         nodes += [
-            ["VCUT_ContinueVideo", [column, BAND], 280, 380, values, f"Part {number + 1}"],
-            ["KSampler", [column + COLUMN, BAND], 280, 0, unguided],
-            ["VCUT_JoinVideos", [column + 2 * COLUMN, BAND], 280, TALL, {"overlap": OVERLAP}],
+            ["VCUT_ContinueVideo", at[0], 280, 270, values, f"Part {number + 2}"],
+            ["KSampler", at[1], 280, 0, unguided],
+            ["VCUT_JoinVideos", at[2], 280, TALL, {"overlap": OVERLAP}],
         ]
         links += [
             [loader, 1, part, "clip_vision"], [loader, 2, part, "vae"], [whole, 0, part, "samples"],
@@ -42,5 +59,7 @@ def add_continuations(
             [part, 1, part + 1, "negative"], [part, 2, part + 1, "latent_image"],
             [whole, 0, part + 2, "samples"], [part + 1, 0, part + 2, "continuation"],
         ]  # fmt: skip
-        whole = part + 2
+        whole, column = part + 2, at[2][0]
     links.append([whole, 0, decoder, "samples"])
+    for number, x, y in ((5, 1, 0), (6, 2, 0), (7, 2, 140)):
+        nodes[number][1] = [column + COLUMN * x, DECODER + y]

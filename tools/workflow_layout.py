@@ -1,9 +1,10 @@
 """Where the nodes of each workflow stand and how they are linked."""
 
 from comparison_layout import comparison_layout
-from long_layout import BAND, COLUMN, add_continuations
+from long_layout import COLUMN, add_continuations
 from recipes import Recipe, note_text
 
+LEFT = 450  # where the columns right of what is loaded begin
 TALL = 250  # a VCUT node with room for the line that a run writes on it
 SCHEDULE = {
     "cut_step": 17, "steps": 25, "after_cut": "average", "cut_sigma": 0.0, "start_step": 1,
@@ -21,12 +22,11 @@ def layout(recipe: Recipe) -> dict:
         widgets = (_conditioning(recipe), _sampler(recipe), modes, SCHEDULE)
         return comparison_layout(note_text(recipe), recipe.checkpoint.file, *widgets)
     has_vcut = recipe.temporal is not None
-    # Columns: what is loaded, VCUT (two nodes wide), guidance, sampler, video.
-    guide, condition, sampler, video = (
-        (1080, 760, 1350, 1660) if has_vcut else (450, 450, 770, 1080)
-    )
-    shift = COLUMN * (recipe.is_sliced + recipe.has_step_cache)
-    guide, condition, sampler, video = (x + shift for x in (guide, condition, sampler, video))
+    # Columns: what is loaded, VCUT, guidance, sampler, video. The conditioning ends where guidance
+    # does, so that its links rise to the sampler behind no node.
+    in_chain = (not recipe.is_pruned) + 1 + recipe.is_sliced + recipe.has_step_cache
+    guide = LEFT + COLUMN * in_chain * has_vcut
+    condition, sampler, video = guide - 50 * has_vcut, guide + 320, guide + 630
     nodes = [
         ["ImageOnlyCheckpointLoader", [0, 400], 390, 0, {"ckpt_name": recipe.checkpoint.file}],
         ["LoadImage", [0, 560], 390, 340, {"image": "example.png"}],
@@ -50,14 +50,13 @@ def layout(recipe: Recipe) -> dict:
         return {"nodes": nodes, "links": links, "groups": []}
     if recipe.is_pruned:
         values = {"ckpt_name": recipe.checkpoint.file, "temporal": recipe.temporal}
-        nodes[0] = ["VCUT_LoadSVDCheckpoint", [450, 40], 280, TALL, values]
+        nodes[0] = ["VCUT_LoadSVDCheckpoint", [0, 350], 390, 200, values]
+        nodes[1][1] = [0, 590]
     # What the model goes through, from the loader to VideoLinearCFGGuidance; a column each.
     chain = [0]
 
     def add(kind: str, values: dict) -> None:
-        nodes.append(
-            [kind, [450 + COLUMN * (len(chain) - 1 + recipe.is_pruned), 40], 280, TALL, values]
-        )
+        nodes.append([kind, [LEFT + COLUMN * (len(chain) - 1), 40], 280, TALL, values])
         chain.append(len(nodes) - 1)
 
     if not recipe.is_pruned:
@@ -69,16 +68,11 @@ def layout(recipe: Recipe) -> dict:
         add("VCUT_StepCache", {"pace": "balanced"})
     chain.append(2)
     links[0:1] = [[a, 0, b, "model"] for a, b in zip(chain, chain[1:], strict=False)]
-    width = 630 + shift
-    groups = [["VCUT", [430, -50, width, 360], "#3f789e"]]
+    groups = [["VCUT", [LEFT - 20, -50, COLUMN * in_chain + 10, 360], "#3f789e"]]
     if recipe.continuations:
         add_continuations(
-            nodes, links, recipe.continuations, condition, _conditioning(recipe), _sampler(recipe)
+            nodes, links, recipe.continuations, _conditioning(recipe), _sampler(recipe)
         )
-        # The decoder and what follows it stand behind the last part.
-        last = condition + 3 * COLUMN * recipe.continuations
-        for number, offset in ((5, 0), (6, COLUMN), (7, COLUMN)):
-            nodes[number][1] = [last + offset, BAND + (160 if number == 7 else 0)]
     return {"nodes": nodes, "links": links, "groups": groups}
 
 
