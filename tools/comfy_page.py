@@ -43,6 +43,9 @@ HOST_ERRORS = (
     ("Error fetching file size", ""),
     # 0.33.0's settings ask for the graph before there is one.
     ("ComfyApp graph accessed before initialization", ""),
+    # Newer pages ask for a list of jobs that 0.3.75 does not have yet.
+    ("status of 404", "/api/jobs?"),
+    ("JobsApiError", ""),
     # A help page is asked for in the user's language before it is asked for as such.
     ("status of 404", "/en.md"),
 )

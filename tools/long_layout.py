@@ -24,7 +24,7 @@ def add_continuations(
     picture, guidance, conditioning, sampler, decoder and the video's two. One node sets the motion
     of all parts.
     """
-    loader, picture, guidance, condition, first_sampler, decoder = range(6)
+    loader, _, guidance, condition, first_sampler, decoder = range(6)
     motion = {"motion_bucket_id": conditioning["motion_bucket_id"]}
     shared = {name: conditioning[name] for name in ("fps", "augmentation_level")}
     frames = {"video_frames": conditioning["video_frames"]}
@@ -33,11 +33,8 @@ def add_continuations(
     nodes.append(["PrimitiveInt", [450, 1020], 280, 0, value, "Motion of all parts"])
     links.append([bucket, 0, condition, "motion_bucket_id"])
     links[:] = [link for link in links if link[2:] != [decoder, "samples"]]
-    nodes[picture][1], nodes[loader][1] = [0, 390], [0, DECODER - 80]
-    nodes[condition][1] = [nodes[condition][1][0], 400]
-    column = nodes[first_sampler][1][0]
-    nodes[first_sampler][1] = [column, LANE]
-    whole = first_sampler
+    _make_room(nodes)
+    whole, column = first_sampler, nodes[first_sampler][1][0]
     for number in range(count):
         part = len(nodes)
         values = {**frames, "overlap": OVERLAP, **motion, **shared, "negative_picture": "zero"}
@@ -61,5 +58,14 @@ def add_continuations(
         ]  # fmt: skip
         whole, column = part + 2, at[2][0]
     links.append([whole, 0, decoder, "samples"])
-    for number, x, y in ((5, 1, 0), (6, 2, 0), (7, 2, 140)):
+    for number, x, y in ((decoder, 1, 0), (decoder + 1, 2, 0), (decoder + 2, 2, 140)):
         nodes[number][1] = [column + COLUMN * x, DECODER + y]
+
+
+def _make_room(nodes: list) -> None:
+    """Move what makes the first video out of the way of the links to the later parts."""
+    loader, picture, _, condition, sampler, *_ = nodes
+    loader[1] = [0, DECODER - 80]
+    picture[1:3] = [0, 360], 300  # as narrow as its height on every page wants it
+    condition[1] = [condition[1][0], 400]
+    sampler[1] = [sampler[1][0], LANE]

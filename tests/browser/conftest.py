@@ -1,5 +1,8 @@
-"""A real ComfyUI with the pack in it, and its page in Debian's chromium."""
+"""A real ComfyUI with the pack in it, and its pages in Debian's chromium."""
 
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from private_comfyui.install import PACK, current_host
 from private_comfyui.serve import ComfyServer
 
 BROWSER = Path(__file__).resolve().parent
+NEWEST_PAGE = "1.58.1"  # of comfyui-frontend-package, November 2026
 
 
 def pytest_collection_modifyitems(items):
@@ -20,13 +24,44 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def comfyui():
-    """The server, with the picture that the workflows name."""
+    """The server with its own page, and the picture that the workflows name."""
     host = current_host()
     with ComfyServer(host) as server:
         upload_example_picture(server, host)
         yield server
+
+
+@pytest.fixture(scope="session")
+def comfyui_with_newest_page():
+    """The same server with the newest page, from PyPI."""
+    host = current_host()
+    arguments = ("--front-end-root", str(_newest_page()))
+    with ComfyServer(host, arguments=arguments) as server:
+        upload_example_picture(server, host)
+        yield server
+
+
+def _newest_page() -> Path:
+    folder = PACK / ".venv" / "pages" / NEWEST_PAGE
+    if not folder.exists():
+        wheels = folder.with_suffix(".wheel")
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", wheels]
+        done = subprocess.run([*pip, f"comfyui-frontend-package=={NEWEST_PAGE}"], check=False)
+        if done.returncode:
+            pytest.skip(f"comfyui-frontend-package {NEWEST_PAGE} could not be fetched")
+        (wheel,) = wheels.glob("*.whl")
+        with zipfile.ZipFile(wheel) as content:
+            content.extractall(folder)
+    return folder / "comfyui_frontend_package" / "static"
+
+
+@pytest.fixture(scope="module", params=["the host's", "the newest"])
+def server(request):
+    """The server with each of the two pages."""
+    name = "comfyui" if request.param == "the host's" else "comfyui_with_newest_page"
+    return request.getfixturevalue(name)
 
 
 @pytest.fixture(scope="module")

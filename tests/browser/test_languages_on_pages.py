@@ -8,7 +8,6 @@ from private_comfyui.install import PACK, WORKFLOWS
 from vcut.tests.browser import test_lines_on_pages as lines
 
 pytestmark = pytest.mark.browser
-newest_page, server = lines.newest_page, lines.server
 
 NODE = "VCUT_GuidanceScheduler"
 LOOK = "on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"

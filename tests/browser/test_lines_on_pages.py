@@ -1,20 +1,14 @@
 """What nodes say of a run stays on them: on the host's page and on the newest, in either look."""
 
 import json
-import subprocess
-import sys
-import zipfile
-from pathlib import Path
 
 import pytest
-from comfy_page import load_workflow, page_of, serialized, upload_example_picture
-from private_comfyui.install import PACK, WORKFLOWS, current_host
-from private_comfyui.serve import ComfyServer
+from comfy_page import load_workflow, page_of, serialized
+from private_comfyui.install import WORKFLOWS
 from vcut.tests.support.page_scripts import USE_TINY_MODEL
 
 pytestmark = pytest.mark.browser
 
-NEWEST_PAGE = "1.58.1"  # of comfyui-frontend-package, November 2026
 SCHEDULER = "7 of 8 UNet evaluations\nguided 3 of 4 steps"
 TEXT_OF = """type => {
     const node = window.app.graph.nodes.find(node => node.type === type)
@@ -47,33 +41,6 @@ RUN_ANOTHER_MEANWHILE = """async shown => {
     await ended
 }"""
 SETTLE_MS = 1500  # newer pages take the host's own texts away after a run
-
-
-@pytest.fixture(scope="module")
-def newest_page() -> Path:
-    """The folder of the newest page, from PyPI."""
-    folder = PACK / ".venv" / "pages" / NEWEST_PAGE
-    if not folder.exists():
-        wheels = folder.with_suffix(".wheel")
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", wheels]
-        done = subprocess.run([*pip, f"comfyui-frontend-package=={NEWEST_PAGE}"], check=False)
-        if done.returncode:
-            pytest.skip(f"comfyui-frontend-package {NEWEST_PAGE} could not be fetched")
-        (wheel,) = wheels.glob("*.whl")
-        with zipfile.ZipFile(wheel) as content:
-            content.extractall(folder)
-    return folder / "comfyui_frontend_package" / "static"
-
-
-@pytest.fixture(scope="module", params=["the host's", "the newest"])
-def server(request):
-    arguments = ()
-    if request.param == "the newest":
-        arguments = ("--front-end-root", str(request.getfixturevalue("newest_page")))
-    host = current_host()
-    with ComfyServer(host, arguments=arguments) as server:
-        upload_example_picture(server, host)
-        yield server
 
 
 @pytest.fixture(scope="module", params=["classic", "Nodes 2.0"])
