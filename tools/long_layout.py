@@ -66,6 +66,6 @@ def _make_room(nodes: list) -> None:
     """Move what makes the first video out of the way of the links to the later parts."""
     loader, picture, _, condition, sampler, *_ = nodes
     loader[1] = [0, DECODER - 80]
-    picture[1:3] = [0, 360], 300  # as narrow as its height on every page wants it
+    picture[1:3] = [0, 400], 300  # narrow, for newer pages make it higher
     condition[1] = [condition[1][0], 400]
     sampler[1] = [sampler[1][0], LANE]

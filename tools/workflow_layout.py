@@ -50,8 +50,8 @@ def layout(recipe: Recipe) -> dict:
         return {"nodes": nodes, "links": links, "groups": []}
     if recipe.is_pruned:
         values = {"ckpt_name": recipe.checkpoint.file, "temporal": recipe.temporal}
-        nodes[0] = ["VCUT_LoadSVDCheckpoint", [0, 350], 390, 200, values]
-        nodes[1][1] = [0, 590]
+        nodes[0] = ["VCUT_LoadSVDCheckpoint", [0, 390], 390, 200, values]
+        nodes[1][1] = [0, 640]
     # What the model goes through, from the loader to VideoLinearCFGGuidance; a column each.
     chain = [0]
 

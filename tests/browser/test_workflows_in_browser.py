@@ -84,20 +84,6 @@ IS_BROKEN_ANYWHERE = """widget => {
     return tops.size > widget.innerText.trim().split('\\n').length
 }"""
 
-FIRST_VIEW = """() => {
-    const {canvas, graph} = window.app
-    const {scale, offset} = canvas.ds
-    const {left, top} = canvas.canvas.getBoundingClientRect()
-    const loaders = ['ImageOnlyCheckpointLoader', 'VCUT_LoadSVDCheckpoint']
-    const first = ['MarkdownNote', 'LoadImage', ...loaders]
-    const boxes = graph.nodes.filter(node => first.includes(node.type)).map(({boundingRect}) => {
-        const [x, y, width, height] = boundingRect
-        return [left + (x + offset[0]) * scale, top + (y + offset[1]) * scale,
-            left + (x + width + offset[0]) * scale, top + (y + height + offset[1]) * scale]
-    })
-    return [scale, boxes]
-}"""
-
 PREVIEWS_ARE_THERE = """() => window.app.graph.nodes.filter(node => node.type === 'PreviewImage')
     .every(node => node.imgs?.length && node.imgs.every(image => image.complete))"""
 SUMMARY = """() => window.app.graph.nodes.find(node => node.type === 'PreviewAny')
@@ -175,38 +161,6 @@ def test_demo_queues_the_prompt_that_the_page_queues(page, comfyui, checkpoints,
 @pytest.mark.parametrize("name", NAMES)
 def test_workflow_file_is_what_its_maker_makes(page, checkpoints, name):
     assert finish(build(page, RECIPES[name]), name, RECIPES[name]) == read(name)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_no_node_lies_over_another(page, checkpoints, name):
-    load_workflow(page, read(name))
-    boxes = page.evaluate("() => window.app.graph.nodes.map(n => [n.type, ...n.boundingRect])")
-
-    overlaps = [(a[0], b[0]) for i, a in enumerate(boxes) for b in boxes[:i] if _overlap(a, b)]
-
-    assert overlaps == []
-
-
-def _overlap(a: list, b: list) -> bool:
-    _, left, top, width, height = a
-    _, other_left, other_top, other_width, other_height = b
-    beside = left + width <= other_left or other_left + other_width <= left
-    above = top + height <= other_top or other_top + other_height <= top
-    return not (beside or above)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_first_view_is_readable_and_shows_where_to_begin(page, checkpoints, name):
-    before = page.viewport_size
-    page.set_viewport_size({"width": 1600, "height": 1000})
-    load_workflow(page, read(name))
-    scale, boxes = page.evaluate(FIRST_VIEW)
-    page.set_viewport_size(before)
-
-    assert 0.6 < scale <= 1
-    assert len(boxes) == 3  # the note, the loader and the picture
-    for left, top, right, bottom in boxes:
-        assert 60 < left and 80 < top and right < 1600 and bottom < 1000
 
 
 @pytest.mark.parametrize("name", NAMES)

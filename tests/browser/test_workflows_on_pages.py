@@ -20,6 +20,10 @@ WINDOW = {"width": 1600, "height": 1000}
 NODE, TITLE = "VCUT_GuidanceScheduler", "VCUT Guidance Scheduler"
 SETTING = "Comfy.VueNodes.Enabled"
 SETTLE_MS = 500  # nodes of Nodes 2.0 grow to what is in them
+OWN_TOAST = "Prefer the legacy design?"  # of 0.3.75 when Nodes 2.0 is switched on
+FIRST = {"MarkdownNote", "LoadImage", "ImageOnlyCheckpointLoader", "VCUT_LoadSVDCheckpoint"}
+UNKNOWN_NODES = """() => window.app.graph.nodes.map(node => node.type)
+    .filter(type => !LiteGraph.registered_node_types[type])"""
 
 # Each node's type and its left, top, right and bottom in pixels of the page.
 BOXES = """() => {
@@ -83,35 +87,42 @@ def look(request) -> str:
 
 
 @pytest.fixture(scope="module")
-def page_errors() -> list[str]:
-    return []
+def is_beta(server, look, comfyui) -> bool:
+    """Whether this is the Nodes 2.0 of 0.3.75: a fifth larger, notes higher than they are saved."""
+    return server is comfyui and look != "classic"
 
 
 @pytest.fixture(scope="module")
-def page(server, look, page_errors):
+def page(server, look):
     """The page in one of its two looks, for an artist who has the checkpoints."""
-    page_errors.clear()
-    with placeholder_checkpoints(server), page_of(server, page_errors) as page:
+    errors: list[str] = []
+    with placeholder_checkpoints(server), page_of(server, errors) as page:
         page.set_viewport_size(WINDOW)
-        exists = page.evaluate(
-            "name => window.app.extensionManager.setting.get(name) !== undefined", SETTING
-        )
-        if look == "Nodes 2.0" and not exists:
+        exists = "name => window.app.extensionManager.setting.get(name) !== undefined"
+        if look == "Nodes 2.0" and not page.evaluate(exists, SETTING):
             pytest.skip("this page has no Nodes 2.0")
-        page.evaluate(
-            "([name, on]) => window.app.extensionManager.setting.set(name, on)",
-            [SETTING, look == "Nodes 2.0"],
-        )
+        set_look = "([name, on]) => window.app.extensionManager.setting.set(name, on)"
+        page.evaluate(set_look, [SETTING, look == "Nodes 2.0"])
         yield page
+    assert errors == []
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def opened(request, page, look):
-    """The page with one of the workflows."""
-    open_workflow(page, request.param)
-    drawn = page.locator("[data-node-id]").count()
-    assert drawn == (page.evaluate("window.app.graph.nodes.length") if look != "classic" else 0)
-    return page
+@pytest.fixture(scope="module")
+def views(page) -> dict[str, dict]:
+    """What there is to say of each workflow's first view, by its name; each is opened once."""
+    return {name: _view(page, name) for name in NAMES}
+
+
+def _view(page, name: str) -> dict:
+    open_workflow(page, name)
+    return {
+        "complaints": complaints(page).filter(has_not_text=OWN_TOAST).all_inner_texts(),
+        "unknown nodes": page.evaluate(UNKNOWN_NODES),
+        "is without text": page.evaluate("() => window.app.canvas.low_quality"),
+        "nodes of Nodes 2.0": page.locator("[data-node-id]").count(),
+        "boxes": page.evaluate(BOXES),
+        "links behind nodes": page.evaluate(LINKS_BEHIND_NODES),
+    }
 
 
 def open_workflow(page, name: str) -> None:
@@ -119,32 +130,39 @@ def open_workflow(page, name: str) -> None:
     page.wait_for_timeout(SETTLE_MS)
 
 
-def test_workflow_opens_without_complaint(opened, page_errors):
-    assert complaints(opened).all_inner_texts() == []
-    unknown = "app.graph.nodes.filter(node => !LiteGraph.registered_node_types[node.type])"
-    assert opened.evaluate(f"{unknown}.map(node => node.type)") == []
-    assert page_errors == []
+def test_every_workflow_opens_without_complaint(views):
+    for name, view in views.items():
+        assert (name, view["complaints"], view["unknown nodes"]) == (name, [], [])
 
 
-def test_first_view_is_readable(opened):
-    assert opened.evaluate("() => window.app.canvas.low_quality") is False
+def test_every_workflow_opens_in_the_look_that_is_tested(views, look):
+    for name, view in views.items():
+        expected = 0 if look == "classic" else len(view["boxes"])
+        assert (name, view["nodes of Nodes 2.0"]) == (name, expected)
 
 
-def test_first_view_shows_note_loader_and_picture(opened, server, look, comfyui):
-    if server is comfyui and look != "classic":
-        pytest.skip("the Nodes 2.0 of 0.3.75, a beta, draws the whole graph a fifth larger")
-    first = {"MarkdownNote", "LoadImage", "ImageOnlyCheckpointLoader", "VCUT_LoadSVDCheckpoint"}
-    boxes = [box for kind, *box in opened.evaluate(BOXES) if kind in first]
-    assert len(boxes) == 3
-    for left, top, right, bottom in boxes:
-        # Between the page's menus.
-        assert 60 < left and 80 < top and right < WINDOW["width"] and bottom < WINDOW["height"]
+def test_first_view_is_readable(views):
+    assert [name for name, view in views.items() if view["is without text"]] == []
 
 
-def test_no_node_lies_over_another(opened):
-    boxes = opened.evaluate(BOXES)
-    overlaps = [(a[0], b[0]) for i, a in enumerate(boxes) for b in boxes[:i] if _overlap(a, b)]
-    assert overlaps == []
+def test_first_view_shows_note_loader_and_picture(views, is_beta):
+    if is_beta:
+        pytest.skip("larger than it was saved")
+    for name, view in views.items():
+        boxes = [box for kind, *box in view["boxes"] if kind in FIRST]
+        assert (name, len(boxes)) == (name, 3)
+        for left, top, right, bottom in boxes:  # between the page's menus
+            assert 60 < left and 80 < top, name
+            assert right < WINDOW["width"] and bottom < WINDOW["height"], name
+
+
+def test_no_node_lies_over_another(views, is_beta):
+    if is_beta:
+        pytest.skip("notes lie over the loader")
+    for name, view in views.items():
+        boxes = view["boxes"]
+        over = [(a[0], b[0]) for i, a in enumerate(boxes) for b in boxes[:i] if _overlap(a, b)]
+        assert (name, over) == (name, [])
 
 
 def _overlap(a: list, b: list) -> bool:
@@ -153,10 +171,11 @@ def _overlap(a: list, b: list) -> bool:
     return left < other_right and other_left < right and top < other_bottom and other_top < bottom
 
 
-def test_no_link_runs_behind_a_node(opened, look):
+def test_no_link_runs_behind_a_node(views, look):
     if look != "classic":
-        pytest.skip("the same links between nodes of the same places")
-    assert opened.evaluate(LINKS_BEHIND_NODES) == []
+        pytest.skip("nodes and links are where they are on the classic page")
+    for name, view in views.items():
+        assert (name, view["links behind nodes"]) == (name, [])
 
 
 def test_input_shows_its_tooltip(page, server, look):
