@@ -9,6 +9,7 @@ from pathlib import Path
 from playwright.sync_api import ConsoleMessage, Locator, Page, sync_playwright
 from private_comfyui.install import Host
 from private_comfyui.serve import ComfyServer
+from recipes import ANIMATE_LCM, SVD, SVD_XT
 
 # What the page would otherwise lay over the canvas on a first visit, and its own check that
 # is off by default: every workflow that is loaded must pass the frontend's schema.
@@ -87,15 +88,15 @@ def upload_example_picture(server: ComfyServer, host: Host) -> None:
 
 @contextmanager
 def placeholder_checkpoints(server: ComfyServer) -> Iterator[None]:
-    """Let the page find both SVD checkpoints, as it does for an artist who has them.
+    """Let the page find all the workflows' model files, as it does for an artist who has them.
 
     They are empty files in the server's own folder: the page only looks at names. Nothing may
     load them.
     """
-    folder = server.folder / "models" / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "svd.safetensors", folder / "svd_xt.safetensors"]
+    models = server.folder / "models"
+    files = [models / file.folder / file.file for file in (SVD, SVD_XT, ANIMATE_LCM)]
     for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     try:
         yield

@@ -76,6 +76,8 @@ def finish(workflow: dict, name: str, recipe: Recipe) -> dict:
             properties.update(cnr_id="comfy-core", ver=COMFYUI_VERSION)
         if node["type"] in ("ImageOnlyCheckpointLoader", "VCUT_LoadSVDCheckpoint"):
             properties["models"] = [recipe.checkpoint.metadata()]
+        if node["type"] == "UNETLoader":
+            properties["models"] = [recipe.unet.metadata()]
     return workflow
 
 
@@ -106,15 +108,13 @@ def pack_version() -> str:
 
 def make(page, server, name: str) -> None:
     """Write the workflow ``name`` and its thumbnail."""
-    from comfy_page import load_workflow
     from thumbnails import save_thumbnail
 
     recipe = RECIPES[name]
     workflow = finish(build(page, recipe), name, recipe)
     text = json.dumps(workflow, indent=2) + "\n"
     (WORKFLOWS / f"{name}.json").write_text(text, encoding="utf-8")
-    load_workflow(page, workflow)  # the picture shows the file, not what it was made from
-    save_thumbnail(page, server, workflow, WORKFLOWS / f"{name}.jpg")
+    save_thumbnail(server, workflow, recipe.caption, recipe.figure, WORKFLOWS / f"{name}.jpg")
 
 
 def main() -> int:

@@ -2,117 +2,115 @@
 
 from dataclasses import dataclass
 
-HUGGING_FACE = "https://huggingface.co/stabilityai/"
+HUGGING_FACE = "https://huggingface.co/"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A published SVD model. frames: the video length that it was trained for."""
+    """A published file of weights. frames: the video length that they were trained for."""
 
     file: str
     repository: str
     frames: int
+    folder: str = "checkpoints"
 
     @property
     def page(self) -> str:
-        """Where a person accepts the licence and downloads."""
+        """Where a person reads the licence and downloads."""
         return HUGGING_FACE + self.repository
 
     def metadata(self) -> dict:
         """Return the entry from which ComfyUI's page offers the download."""
         url = f"{self.page}/resolve/main/{self.file}"
-        return {"name": self.file, "url": url, "directory": "checkpoints"}
+        return {"name": self.file, "url": url, "directory": self.folder}
 
 
-SVD = Checkpoint("svd.safetensors", "stable-video-diffusion-img2vid", 14)
-SVD_XT = Checkpoint("svd_xt.safetensors", "stable-video-diffusion-img2vid-xt", 25)
+SVD = Checkpoint("svd.safetensors", "stabilityai/stable-video-diffusion-img2vid", 14)
+SVD_XT = Checkpoint("svd_xt.safetensors", "stabilityai/stable-video-diffusion-img2vid-xt", 25)
+ANIMATE_LCM = Checkpoint(
+    "AnimateLCM-SVD-xt-1-1_fp16_comfy.safetensors",
+    "Kijai/AnimateLCM-SVD-Comfy",
+    25,
+    "diffusion_models",
+)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One workflow file. temporal: None leaves both VCUT nodes out."""
+    """One workflow file, and its card in the template browser.
+
+    caption, figure: what the card says, in two or three words each. is_cut: whether VCUT Guidance
+    Scheduler ends guidance. unet: few-step weights that replace the checkpoint's.
+    """
 
     title: str
+    caption: str
+    figure: str
     shows: str
     look_at: str
-    checkpoint: Checkpoint = SVD
+    checkpoint: Checkpoint = SVD_XT
     steps: int = 25
-    temporal: str | None = "cached"
-    is_pruned: bool = False  # loaded by VCUT Load SVD Checkpoint, which needs no patch node
+    temporal: str = "cached"
+    is_pruned: bool = True  # loaded by VCUT Load SVD Checkpoint, which needs no patch node
     is_sliced: bool = False  # run by VCUT Feature Slicer in the fewest slices that fit
+    slices_scope: str = "everything"
+    is_cut: bool = True
     has_step_cache: bool = False  # VCUT Step Cache computes about half of the steps
+    has_ays: bool = False  # sampled on the schedule of Align Your Steps
+    unet: Checkpoint | None = None
     is_comparison: bool = False  # sampled twice, without and with VCUT
     continuations: int = 0  # parts that VCUT Continue Video adds to the first video
 
+    @property
+    def files(self) -> list[Checkpoint]:
+        """The model files that it loads."""
+        return [self.checkpoint] + ([self.unet] if self.unet else [])
+
 
 RECIPES = {
-    "svd_baseline": Recipe(
-        title="SVD without VCUT",
-        shows="The stock graph for Stable Video Diffusion: one picture becomes 14 frames. "
-        "It is here to compare with svd_vcut: same model, same seed, same settings.",
-        look_at="The time of the run, in the queue panel. Every one of the 25 steps is guided: "
-        "50 UNet evaluations.",
-        temporal=None,
-    ),
-    "svd_vcut": Recipe(
-        title="SVD with VCUT",
-        shows="The graph of svd_baseline with two nodes more in the model line. Guidance ends at "
-        "step 17 of 25, and the cross-attentions are evaluated once a run.",
-        look_at="The lines under the VCUT nodes: **guided 16 of 25 steps** and "
-        "**41 of 50 UNet evaluations**. Bypass both nodes (Ctrl+B) to compare.",
-    ),
-    "svd_xt_vcut": Recipe(
-        title="SVD-XT with VCUT",
-        shows="One picture becomes 25 frames. Guidance ends at step 17 of 25, and the "
-        "cross-attentions are evaluated once a run.",
-        look_at="The lines under the VCUT nodes: **guided 16 of 25 steps** and "
-        "**41 of 50 UNet evaluations**. Bypass both nodes (Ctrl+B) to compare.",
-        checkpoint=SVD_XT,
-    ),
-    "svd_xt_vcut_paper": Recipe(
-        title="SVD-XT with VCUT, as in the paper",
-        shows="The graph of svd_xt_vcut with **temporal** set to **remove**, the setting of the "
-        "arXiv paper: no cross-attention over time. The motion differs from svd_xt_vcut.",
-        look_at="The lines under the VCUT nodes: **41 of 50 UNet evaluations**, and how many "
-        "cross-attentions were removed. Then the motion beside svd_xt_vcut.",
-        checkpoint=SVD_XT,
-        temporal="remove",
-    ),
-    "svd_xt_vcut_low_memory": Recipe(
-        title="SVD-XT with VCUT, fewer weights",
-        shows="The graph of svd_xt_vcut with VCUT Load SVD Checkpoint, which leaves out the 50 "
-        "million weights that cannot change the picture. Same result, 101 MB less on the GPU.",
-        look_at="The lines under the VCUT nodes: **41 of 50 UNet evaluations**. Set **temporal** "
-        "to **remove** in the loader to leave out 25 million weights more.",
-        checkpoint=SVD_XT,
-        is_pruned=True,
-    ),
     "svd_xt_vcut_fast": Recipe(
-        title="SVD-XT with VCUT, fast",
-        shows="The graph of svd_xt_vcut_low_memory with VCUT Step Cache: only 14 of the 25 steps "
-        "are computed, the others are predicted. With guidance up to step 16 that is 21 UNet "
-        "evaluations instead of 50.",
+        title="Fast: SVD-XT with VCUT",
+        caption="FAST",
+        figure="21 of 50 evaluations",
+        shows="One picture becomes 25 frames. VCUT Step Cache computes 14 of the 25 steps and "
+        "predicts the others; guidance ends at step 17. That is 21 UNet evaluations instead of 50: "
+        "on an H200 6.6 seconds instead of 16.2.",
         look_at="The lines under the VCUT nodes: **14 of 25 steps computed** and **21 of 50 UNet "
         "evaluations**. Set **pace** to **careful** to stay nearer to the full run, or to **fast** "
-        "to compute 12 steps.",
-        checkpoint=SVD_XT,
-        is_pruned=True,
+        "to compute 12 steps. Bypass a node (Ctrl+B) to run without it. Another number of "
+        "**steps** in KSampler moves the cut in proportion.",
         has_step_cache=True,
     ),
+    "svd_xt_vcut_exact": Recipe(
+        title="Exact: the same video with VCUT, faster",
+        caption="EXACT",
+        figure="same video, less memory",
+        shows="The video that SVD-XT makes without VCUT, all 50 UNet evaluations of it. "
+        "Cross-attention is computed once and reused, and VCUT Feature Slicer tells ComfyUI what "
+        "the model really needs: on cards of 16 and 24 GB cond and uncond then fit into one call, "
+        "1.18 times as fast on an H200 limited to that.",
+        look_at="The lines under the VCUT nodes: **cross-attention: 64 computed**, and how many "
+        "slices were chosen. Bypass both and compare: rounding is all that differs.",
+        is_cut=False,
+        is_sliced=True,
+        slices_scope="feed_forward",
+    ),
     "svd_xt_vcut_8gb": Recipe(
-        title="SVD-XT with VCUT on 8 GB",
-        shows="The graph of svd_xt_vcut_low_memory with VCUT Feature Slicer: intermediate "
-        "results exist for a slice of the frames or pixels only, so 25 frames of 1024x576 fit "
-        "beside the weights: 2.3 GB in 8 slices. VCUT Decode Video decodes them in slices too: "
-        "2.1 GB in 13 slices, while 3.8 GB wait in system memory.",
+        title="8 GB: SVD-XT with VCUT in little memory",
+        caption="8 GB",
+        figure="5.3 GB with the weights",
+        shows="VCUT Feature Slicer computes a slice of the frames or pixels at a time, so 25 "
+        "frames of 1024x576 fit beside the weights. VCUT Decode Video decodes them in slices too, "
+        "as one video. The loader leaves out 50 million weights that cannot change the picture. "
+        "Guidance ends at step 17.",
         look_at="The lines under the VCUT nodes: **slicing: everything**, how many slices were "
         "chosen and the peak that they should give. **slices** 0 chooses anew at every run.",
-        checkpoint=SVD_XT,
-        is_pruned=True,
         is_sliced=True,
     ),
     "svd_xt_long": Recipe(
-        title="SVD-XT with VCUT, 67 frames",
+        title="Longer: 67 frames with VCUT",
+        caption="67 FRAMES",
+        figure="in three parts",
         shows="The graph of svd_xt_vcut_fast makes 25 frames, sliced where memory is short. VCUT "
         "Continue Video samples the next ones while they see the last 4, at cfg 1, and VCUT Join "
         "Videos puts them behind: 25, 46, 67 frames. Copy the last three nodes for more. All is "
@@ -120,36 +118,87 @@ RECIPES = {
         look_at="The lines under the nodes: **4 frames kept, 21 new**, and **46 + 21 = 67 "
         "frames**. **Motion of all parts** sets motion_bucket_id everywhere: where the parts "
         "differ, the seam shows.",
-        checkpoint=SVD_XT,
-        is_pruned=True,
         is_sliced=True,
         has_step_cache=True,
         continuations=2,
     ),
-    "svd_vcut_20_steps": Recipe(
-        title="SVD with VCUT, 20 steps",
-        shows="The graph of svd_vcut with 20 steps in KSampler. The scheduler still says 17 of "
-        "25, so the cut moves in proportion: 13 of the 20 steps are guided.",
-        look_at="The lines under the VCUT nodes: **guided 13 of 20 steps** and "
-        "**33 of 40 UNet evaluations**.",
-        steps=20,
-    ),
     "svd_compare": Recipe(
-        title="SVD without and with VCUT, compared",
-        shows="One picture and one seed, sampled twice: as in svd_baseline above, as in svd_vcut "
-        "below. VCUT Compare Videos shows both videos side by side, where they differ and by how "
-        "much. Both samplers take their seed from one node; change other settings in both.",
+        title="Compare: without and with VCUT",
+        caption="COMPARE",
+        figure="without and with VCUT",
+        shows="One picture and one seed, sampled twice: without VCUT above, with it below. VCUT "
+        "Compare Videos shows both videos in one place with a line between them, where they "
+        "differ and by how much. Both samplers take their seed from one node; change other "
+        "settings in both.",
         look_at="The video: does the lower branch keep what you like in the upper one? Then "
         "**PSNR** and **SSIM**: they say how far the videos are apart, not which is better. The "
         "plot says in which frames; the difference is shown 4 times as bright.",
+        checkpoint=SVD,
+        is_pruned=False,
         is_comparison=True,
+    ),
+    "svd_vcut": Recipe(
+        title="14 frames: SVD with VCUT",
+        caption="14 FRAMES",
+        figure="41 of 50 evaluations",
+        shows="The stock graph for SVD with two nodes more in the model line. Guidance ends at "
+        "step 17 of 25, and the cross-attentions are computed once a run.",
+        look_at="The lines under the VCUT nodes: **guided 16 of 25 steps** and "
+        "**41 of 50 UNet evaluations**. Bypass both nodes (Ctrl+B) to compare.",
+        checkpoint=SVD,
+        is_pruned=False,
+    ),
+    "svd_xt_align_your_steps": Recipe(
+        title="Align Your Steps with VCUT",
+        caption="10 STEPS",
+        figure="Align Your Steps + VCUT",
+        shows="ComfyUI's schedule of Align Your Steps takes 10 steps. With VCUT 16 UNet "
+        "evaluations instead of 20: on an H200 5.0 seconds, 6.5 without VCUT, 16.2 for 25 steps. "
+        "Further from the full run than svd_xt_vcut_fast, see docs/results.md.",
+        look_at="The lines under the VCUT nodes: **guided 6 of 10 steps** and **16 of 20 UNet "
+        "evaluations**.",
+        steps=10,
+        has_ays=True,
+    ),
+    "svd_xt_few_steps": Recipe(
+        title="Few steps: AnimateLCM-SVD with VCUT",
+        caption="6 STEPS",
+        figure="AnimateLCM + VCUT",
+        shows="Weights that were trained for few steps replace SVD-XT's UNet: 6 steps of the "
+        "sampler lcm at cfg 1 (their authors: 1 to 8 steps, cfg 1 to 1.5). At cfg 1 there is no "
+        "guidance to end and no step to spare, so VCUT Guidance Scheduler and VCUT Step Cache are "
+        "left out. VCUT still reuses cross-attention and slices where memory is short. Not tried "
+        "with those weights here.",
+        look_at="The lines under the VCUT nodes: **cross-attention: 32 computed**, and how many "
+        "slices were chosen.",
+        steps=6,
+        is_pruned=False,
+        is_cut=False,
+        is_sliced=True,
+        slices_scope="feed_forward",
+        unet=ANIMATE_LCM,
+    ),
+    "svd_xt_vcut_paper": Recipe(
+        title="The paper's setting",
+        caption="PAPER",
+        figure="temporal: remove",
+        shows="SVD-XT with **temporal** set to **remove**, the setting of the arXiv paper: no "
+        "cross-attention over time, and guidance ends at step 17. The motion differs from a run "
+        "with **cached**.",
+        look_at="The lines under the VCUT nodes: **41 of 50 UNet evaluations**, and how many "
+        "cross-attentions were removed.",
+        temporal="remove",
+        is_pruned=False,
     ),
 }
 
 
 def note_text(recipe: Recipe) -> str:
     """Return the Markdown of the workflow's note."""
-    checkpoint = recipe.checkpoint
+    checkpoint, unet, more = recipe.checkpoint, recipe.unet, ""
+    if unet is not None:
+        place = f"ComfyUI/models/{unet.folder}"
+        more = f"4. Put **{unet.file}** from [{unet.repository}]({unet.page}) into {place}.\n"
     return f"""## {recipe.title}
 
 {recipe.shows}
@@ -160,7 +209,7 @@ def note_text(recipe: Recipe) -> str:
    ComfyUI's Download button fails.
 2. Download **{checkpoint.file}** there.
 3. Put it into ComfyUI/models/checkpoints and press R.
-
+{more}
 **After the run, look at**
 
 {recipe.look_at}

@@ -1,33 +1,42 @@
-"""Thumbnails of workflows: the graph as ComfyUI draws it, above a video that the tiny SVD made."""
+"""Thumbnails of workflows: frames of a video that the tiny SVD made with it, and a large caption.
+
+The template browser shows a card some 280 pixels wide: a third of these.
+"""
 
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import videos
-from comfy_page import whole_graph
-from PIL import Image
+from matplotlib import get_data_path
+from PIL import Image, ImageDraw, ImageFont
 from private_comfyui import prompts
 from private_comfyui.install import DEMO
 
-WIDTH = 800  # pixels
+WIDTH, HEIGHT = 840, 525  # pixels
+FRAMES = 3
+MARGIN = 36
+CAPTION, FIGURE, SOURCE = 92, 50, 37  # pixels of a font; 12 on a card at least
+GROUND, TEXT, ACCENT, QUIET = "#0f1b2d", "#f4f7fb", "#35d07f", "#b9c4d3"
 TINY = {"width": 64, "height": 64, "video_frames": 14}  # what the tiny SVD was trained at
-CAPTION = "from the tiny SVD that this pack trains, 64x64 pixels"
 
 
-def save_thumbnail(page, server, workflow: dict, path: Path) -> None:
-    """Save a small picture of the graph in the page and of what it makes with the tiny SVD."""
-    with tempfile.TemporaryDirectory() as folder:
-        large = Path(folder) / "graph.png"
-        with whole_graph(page, large):
-            pass
-        drawn = _narrowed(Image.open(large).convert("RGB"))
-    strip = _narrowed(videos.contact_sheet([_video(server, workflow)], [CAPTION]))
-    Image.fromarray(np.concatenate([drawn, strip])).save(path, quality=88, optimize=True)
+def save_thumbnail(server, workflow: dict, caption: str, figure: str, path: Path) -> None:
+    """Save the card of a workflow. caption, figure: two or three words each."""
+    picture = Image.new("RGB", (WIDTH, HEIGHT), GROUND)
+    side = WIDTH // FRAMES
+    for place, frame in enumerate(_frames(server, workflow)):
+        large = Image.fromarray(frame).resize((side - 4, side - 4), Image.Resampling.LANCZOS)
+        picture.paste(large, (place * side + 2, 2))
+    draw = ImageDraw.Draw(picture)
+    draw.text((MARGIN, side + 84), caption, TEXT, _font(CAPTION, "-Bold"), anchor="ls")
+    draw.text((MARGIN, side + 152), figure, ACCENT, _font(FIGURE, "-Bold"), anchor="ls")
+    draw.text((MARGIN, HEIGHT - 36), "frames: our tiny SVD", QUIET, _font(SOURCE), anchor="ls")
+    picture.save(path, quality=88, optimize=True)
 
 
-def _video(server, workflow: dict) -> np.ndarray:
-    """Return the video (T, H, W, 3) of the workflow with its model replaced by the tiny SVD."""
+def _frames(server, workflow: dict) -> np.ndarray:
+    """Return the first, the middle and the last frame that the workflow makes with the tiny SVD."""
     prompt = prompts.to_prompt(workflow, server.get("/object_info"))
     prompt = prompts.without_comparison(prompt)
     prompts.replace_loader(prompt, "VCUT_LoadTinySVD")
@@ -39,9 +48,9 @@ def _video(server, workflow: dict) -> np.ndarray:
     files = server.run(prompt).files["frames"]
     with tempfile.TemporaryDirectory() as folder:
         paths = [server.fetch(file, Path(folder) / f"{k:03}.png") for k, file in enumerate(files)]
-        return videos.read_frames(paths)
+        video = videos.read_frames(paths)
+    return video[np.linspace(0, len(video) - 1, FRAMES).round().astype(int)]
 
 
-def _narrowed(picture: Image.Image) -> Image.Image:
-    height = round(picture.height * WIDTH / picture.width)
-    return picture.resize((WIDTH, height), Image.Resampling.LANCZOS)
+def _font(size: int, style: str = "") -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans{style}.ttf", size)

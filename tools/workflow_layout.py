@@ -1,5 +1,7 @@
 """Where the nodes of each workflow stand and how they are linked."""
 
+from itertools import pairwise
+
 from comparison_layout import comparison_layout
 from long_layout import COLUMN, add_continuations
 from recipes import Recipe, note_text
@@ -21,59 +23,81 @@ def layout(recipe: Recipe) -> dict:
     if recipe.is_comparison:
         widgets = (_conditioning(recipe), _sampler(recipe), modes, SCHEDULE)
         return comparison_layout(note_text(recipe), recipe.checkpoint.file, *widgets)
-    has_vcut = recipe.temporal is not None
     # Columns: what is loaded, VCUT, guidance, sampler, video. The conditioning ends where guidance
     # does, so that its links rise to the sampler behind no node.
-    in_chain = (not recipe.is_pruned) + 1 + recipe.is_sliced + recipe.has_step_cache
-    guide = LEFT + COLUMN * in_chain * has_vcut
-    condition, sampler, video = guide - 50 * has_vcut, guide + 320, guide + 630
+    chain = _chain(recipe, modes)
+    guide = LEFT + COLUMN * len(chain)
+    condition, sampler, video = guide - 50, guide + 320, guide + 630
     nodes = [
         ["ImageOnlyCheckpointLoader", [0, 400], 390, 0, {"ckpt_name": recipe.checkpoint.file}],
         ["LoadImage", [0, 560], 390, 340, {"image": "example.png"}],
         ["VideoLinearCFGGuidance", [guide, 40], 230, 0, {"min_cfg": 1.0}],
         ["SVD_img2vid_Conditioning", [condition, 560], 280, 0, _conditioning(recipe)],
         ["KSampler", [sampler, 40], 270, 0, _sampler(recipe)],
-        ["VAEDecode", [sampler, 400], 270, 0, {}]
-        if not has_vcut
-        else ["VCUT_DecodeVideo", [sampler, 400], 270, TALL, {"slices": 0}],
+        ["VCUT_DecodeVideo", [sampler, 400], 270, TALL, {"slices": 0}],
         ["CreateVideo", [video, 40], 270, 0, {"fps": 6}],
         ["SaveVideo", [video, 180], 270, 290, {"filename_prefix": "video/svd"}],
         ["MarkdownNote", [0, 40], 390, 250, {"": note_text(recipe)}, "About this workflow"],
     ]
     links = [
-        [0, 0, 2, "model"], [2, 0, 4, "model"],
         [0, 1, 3, "clip_vision"], [1, 0, 3, "init_image"], [0, 2, 3, "vae"],
         [3, 0, 4, "positive"], [3, 1, 4, "negative"], [3, 2, 4, "latent_image"],
         [4, 0, 5, "samples"], [0, 2, 5, "vae"], [5, 0, 6, "images"], [6, 0, 7, "video"],
     ]  # fmt: skip
-    if not has_vcut:
-        return {"nodes": nodes, "links": links, "groups": []}
     if recipe.is_pruned:
         values = {"ckpt_name": recipe.checkpoint.file, "temporal": recipe.temporal}
         nodes[0] = ["VCUT_LoadSVDCheckpoint", [0, 390], 390, 200, values]
         nodes[1][1] = [0, 640]
-    # What the model goes through, from the loader to VideoLinearCFGGuidance; a column each.
-    chain = [0]
-
-    def add(kind: str, values: dict) -> None:
-        nodes.append([kind, [LEFT + COLUMN * (len(chain) - 1), 40], 280, TALL, values])
-        chain.append(len(nodes) - 1)
-
-    if not recipe.is_pruned:
-        add("VCUT_PatchSVDModel", modes)
-    if recipe.is_sliced:
-        add("VCUT_FeatureSlicer", {"slices": 0, "scope": "everything"})
-    add("VCUT_GuidanceScheduler", SCHEDULE)
-    if recipe.has_step_cache:
-        add("VCUT_StepCache", {"pace": "balanced"})
-    chain.append(2)
-    links[0:1] = [[a, 0, b, "model"] for a, b in zip(chain, chain[1:], strict=False)]
-    groups = [["VCUT", [LEFT - 20, -50, COLUMN * in_chain + 10, 360], "#3f789e"]]
+    first = len(nodes)
+    nodes += [
+        [kind, [LEFT + COLUMN * place, 40], 280, TALL, values]
+        for place, (kind, values) in enumerate(chain)
+    ]
+    line = [*range(first, len(nodes)), 2, 4]
+    if recipe.unet is None:
+        line.insert(0, 0)
+    links += [[a, 0, b, "model"] for a, b in pairwise(line)]
+    if recipe.has_ays:
+        _sample_align_your_steps(nodes, links, guide, recipe)
+    own = [place for place, (kind, _) in enumerate(chain) if kind.startswith("VCUT_")]
+    bounds = [LEFT - 20 + COLUMN * own[0], -50, COLUMN * len(own) + 10, 360]
+    groups = [["VCUT", bounds, "#3f789e"]]
     if recipe.continuations:
         add_continuations(
             nodes, links, recipe.continuations, _conditioning(recipe), _sampler(recipe)
         )
     return {"nodes": nodes, "links": links, "groups": groups}
+
+
+def _chain(recipe: Recipe, modes: dict) -> list[tuple[str, dict]]:
+    """Return what stands between the loader and VideoLinearCFGGuidance, a column each."""
+    chain: list[tuple[str, dict]] = []
+    if recipe.unet is not None:
+        chain.append(("UNETLoader", {"unet_name": recipe.unet.file, "weight_dtype": "default"}))
+    if not recipe.is_pruned:
+        chain.append(("VCUT_PatchSVDModel", modes))
+    if recipe.is_sliced:
+        chain.append(("VCUT_FeatureSlicer", {"slices": 0, "scope": recipe.slices_scope}))
+    if recipe.is_cut:
+        chain.append(("VCUT_GuidanceScheduler", SCHEDULE))
+    if recipe.has_step_cache:
+        chain.append(("VCUT_StepCache", {"pace": "balanced"}))
+    return chain
+
+
+def _sample_align_your_steps(nodes: list, links: list, guide: float, recipe: Recipe) -> None:
+    """Replace the KSampler by SamplerCustom on the schedule of Align Your Steps."""
+    position, width = nodes[4][1:3]
+    sampler = _sampler(recipe)
+    values = {"add_noise": True, "noise_seed": sampler["seed"], "cfg": sampler["cfg"]}
+    nodes[4] = ["SamplerCustom", position, width, 0, values | {"control_after_generate": "fixed"}]
+    schedule, name = len(nodes), len(nodes) + 1
+    nodes += [
+        ["AlignYourStepsScheduler", [guide, 180], 230, 0,
+         {"model_type": "SVD", "steps": recipe.steps, "denoise": 1.0}],
+        ["KSamplerSelect", [guide, 370], 230, 0, {"sampler_name": sampler["sampler_name"]}],
+    ]  # fmt: skip
+    links += [[schedule, 0, 4, "sigmas"], [name, 0, 4, "sampler"]]
 
 
 def _conditioning(recipe: Recipe) -> dict:
@@ -85,6 +109,7 @@ def _conditioning(recipe: Recipe) -> dict:
 
 def _sampler(recipe: Recipe) -> dict:
     return {
-        "seed": 0, "control_after_generate": "fixed", "steps": recipe.steps, "cfg": 2.5,
-        "sampler_name": "euler", "scheduler": "karras", "denoise": 1,
+        "seed": 0, "control_after_generate": "fixed", "steps": recipe.steps,
+        "cfg": 1.0 if recipe.unet else 2.5, "sampler_name": "lcm" if recipe.unet else "euler",
+        "scheduler": "karras", "denoise": 1,
     }  # fmt: skip

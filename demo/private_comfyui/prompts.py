@@ -26,6 +26,7 @@ WIDGET_DEFAULTS = {
 }
 STOCK_LOADER = "ImageOnlyCheckpointLoader"
 PRUNED_LOADER = "VCUT_LoadSVDCheckpoint"
+UNET_LOADER = "UNETLoader"  # of few-step weights beside a checkpoint
 COMPARISON = "VCUT_CompareVideos"  # two videos go in
 DECODER, STOCK_DECODER = "VCUT_DecodeVideo", "VAEDecode"
 
@@ -213,7 +214,7 @@ def replace_loader(prompt: dict, class_type: str) -> None:
 
     VCUT's own loader becomes that node and VCUT Patch SVD Model, which give the same result.
     """
-    for node_id in nodes_of(prompt, STOCK_LOADER, PRUNED_LOADER):
+    for node_id in nodes_of(prompt, STOCK_LOADER, PRUNED_LOADER, UNET_LOADER):
         replaced = prompt[node_id]
         prompt[node_id] = {"class_type": class_type, "inputs": {}}
         if replaced["class_type"] == PRUNED_LOADER:
