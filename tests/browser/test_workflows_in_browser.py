@@ -28,43 +28,32 @@ FILES = {file.stem: file for file in sorted(WORKFLOWS.glob("*.json"))}
 NAMES = list(FILES)
 VCUT_NODES = ("VCUT_PatchSVDModel", "VCUT_GuidanceScheduler")
 SCHEDULE = [17, 25, "average", 0, 1]
+LOADER = {"VCUT_LoadSVDCheckpoint": ["svd_xt.safetensors", "cached"]}
+GUIDANCE = {"VCUT_GuidanceScheduler": SCHEDULE}
+PATCH = {"VCUT_PatchSVDModel": ["cached", "cached"]}
 VCUT_VALUES = {
-    "svd_baseline": {},
-    "svd_vcut": dict(zip(VCUT_NODES, (["cached", "cached"], SCHEDULE), strict=True)),
-    "svd_xt_vcut": dict(zip(VCUT_NODES, (["cached", "cached"], SCHEDULE), strict=True)),
-    "svd_xt_vcut_paper": dict(zip(VCUT_NODES, (["remove", "cached"], SCHEDULE), strict=True)),
-    "svd_xt_vcut_low_memory": {
-        "VCUT_LoadSVDCheckpoint": ["svd_xt.safetensors", "cached"],
-        "VCUT_GuidanceScheduler": SCHEDULE,
-    },
-    "svd_xt_vcut_fast": {
-        "VCUT_LoadSVDCheckpoint": ["svd_xt.safetensors", "cached"],
-        "VCUT_GuidanceScheduler": SCHEDULE,
-        "VCUT_StepCache": ["balanced"],
-    },
-    "svd_xt_vcut_8gb": {
-        "VCUT_LoadSVDCheckpoint": ["svd_xt.safetensors", "cached"],
-        "VCUT_FeatureSlicer": [0, "everything"],
-        "VCUT_GuidanceScheduler": SCHEDULE,
-    },
-    "svd_xt_long": {
-        "VCUT_LoadSVDCheckpoint": ["svd_xt.safetensors", "cached"],
-        "VCUT_GuidanceScheduler": SCHEDULE,
+    "svd_vcut": PATCH | GUIDANCE,
+    "svd_xt_vcut_exact": LOADER | {"VCUT_FeatureSlicer": [0, "feed_forward"]},
+    "svd_xt_vcut_paper": {"VCUT_PatchSVDModel": ["remove", "cached"]} | GUIDANCE,
+    "svd_xt_vcut_fast": LOADER | GUIDANCE | {"VCUT_StepCache": ["balanced"]},
+    "svd_xt_vcut_8gb": LOADER | GUIDANCE | {"VCUT_FeatureSlicer": [0, "everything"]},
+    "svd_xt_align_your_steps": LOADER | GUIDANCE,
+    "svd_xt_few_steps": PATCH | {"VCUT_FeatureSlicer": [0, "feed_forward"]},
+    "svd_xt_long": LOADER
+    | GUIDANCE
+    | {
         "VCUT_StepCache": ["balanced"],
         "VCUT_FeatureSlicer": [0, "everything"],
         "VCUT_ContinueVideo": [25, 4, 127, 6, 0, "zero"],
         "VCUT_JoinVideos": [4],
     },
-    "svd_vcut_20_steps": dict(zip(VCUT_NODES, (["cached", "cached"], SCHEDULE), strict=True)),
-    "svd_compare": {
-        **dict(zip(VCUT_NODES, (["cached", "cached"], SCHEDULE), strict=True)),
-        "VCUT_CompareVideos": ["without VCUT", "with VCUT", 4],
-    },
+    "svd_compare": PATCH
+    | GUIDANCE
+    | {"VCUT_CompareVideos": ["without VCUT", "with VCUT", 4]},
 }
 
 for values in VCUT_VALUES.values():
-    if values:  # all but the baseline decode with it
-        values["VCUT_DecodeVideo"] = [0]
+    values["VCUT_DecodeVideo"] = [0]
 
 # Texts that their node is too small for; a note's hidden field for editing is no such text.
 CUT_OFF_TEXTS = """() => [...document.querySelectorAll('.dom-widget')]
@@ -169,9 +158,8 @@ def test_workflow_file_says_which_pack_each_node_is_from(name):
 
     packs = {(n["properties"].get("cnr_id"), n["properties"].get("ver")) for n in workflow["nodes"]}
 
-    vcut = {("vcut-svd", pack_version())} if name != "svd_baseline" else set()
     note = {(None, None)}  # drawn by the page
-    assert packs == {("comfy-core", COMFYUI_VERSION)} | vcut | note
+    assert packs == {("comfy-core", COMFYUI_VERSION), ("vcut-svd", pack_version())} | note
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -185,7 +173,7 @@ def test_workflow_file_is_in_the_format_0_4(name):
 
 
 def test_page_offers_the_model_for_download_when_it_is_missing(page, artefacts):
-    load_workflow(page, read("svd_xt_vcut"))
+    load_workflow(page, read("svd_xt_vcut_paper"))
 
     complaints(page).get_by_text("svd_xt.safetensors").first.wait_for()
     details = page.get_by_role("button", name="View details")  # of newer pages
@@ -224,7 +212,7 @@ def test_template_browser_shows_every_thumbnail(page, artefacts):
     dialog.get_by_text("VCUT", exact=True).first.click()
     page.wait_for_function(
         """count => [...document.querySelectorAll('[role=dialog] img')].filter(image =>
-            image.naturalWidth === 800).length === count""",
+            image.naturalWidth === 840).length === count""",
         arg=len(NAMES),
     )
     page.screenshot(path=artefacts / "templates.png")

@@ -112,7 +112,6 @@ def test_full_disk_is_noticed_before_anything_is_installed(monkeypatch):
         (["--image", "nowhere.png"], "found no file nowhere.png"),
         (["--image", str(RUN)], "expected a picture"),
         (["--workflow", "nowhere.json"], "could not read it"),
-        (["--workflow", str(PACK / "workflows" / "svd_baseline.json")], "has no VCUT node"),
         (["--comfyui", "/nowhere"], "a ComfyUI folder with a main.py"),
     ],
 )
@@ -122,6 +121,21 @@ def test_wrong_argument_of_the_demo_is_one_sentence(arguments, sentence):
     assert sentence in result.stderr
     assert result.stderr.count("\n") == 1
     assert "Starting ComfyUI" not in result.stdout
+
+
+def test_workflow_without_our_nodes_is_refused_by_the_demo(tmp_path):
+    workflow = json.loads((PACK / "workflows" / "svd_vcut.json").read_text(encoding="utf-8"))
+    workflow["nodes"] = [n for n in workflow["nodes"] if not n["type"].startswith("VCUT_")]
+    left = {node["id"] for node in workflow["nodes"]}
+    workflow["links"] = [link for link in workflow["links"] if {link[1], link[3]} <= left]
+    for node_input in (entry for node in workflow["nodes"] for entry in node.get("inputs", ())):
+        if node_input["link"] not in {link[0] for link in workflow["links"]}:
+            node_input["link"] = None
+    file = tmp_path / "stock.json"
+    file.write_text(json.dumps(workflow))
+    result = _run_demo("--workflow", str(file))
+    assert result.returncode == 1
+    assert "has no VCUT node" in result.stderr
 
 
 def test_workflow_with_the_slicer_alone_is_taken(tmp_path):
