@@ -164,13 +164,10 @@ RECIPES = {
         title="Few steps: AnimateLCM-SVD with VCUT",
         caption="6 STEPS",
         figure="AnimateLCM + VCUT",
-        shows="Weights that were trained for few steps replace SVD-XT's UNet: 6 steps of the "
-        "sampler lcm at cfg 1 (their authors: 1 to 8 steps, cfg 1 to 1.5). At cfg 1 there is no "
-        "guidance to end and no step to spare, so VCUT Guidance Scheduler and VCUT Step Cache are "
-        "left out. VCUT still reuses cross-attention and slices where memory is short. Not tried "
-        "with those weights here.",
-        look_at="The lines under the VCUT nodes: **cross-attention: 32 computed**, and how many "
-        "slices were chosen.",
+        shows="Weights trained for 1 to 8 steps replace SVD-XT's UNet. At cfg 1 there is no "
+        "guidance to end and no step to spare. VCUT reuses cross-attention and slices where "
+        "memory is short. We had no such weights to try.",
+        look_at="The lines: **cross-attention: 32 computed**, and the slices.",
         steps=6,
         is_pruned=False,
         is_cut=False,

@@ -93,9 +93,9 @@ def _sample_align_your_steps(nodes: list, links: list, guide: float, recipe: Rec
     nodes[4] = ["SamplerCustom", position, width, 0, values | {"control_after_generate": "fixed"}]
     schedule, name = len(nodes), len(nodes) + 1
     nodes += [
-        ["AlignYourStepsScheduler", [guide, 180], 230, 0,
+        ["AlignYourStepsScheduler", [guide, 160], 230, 0,
          {"model_type": "SVD", "steps": recipe.steps, "denoise": 1.0}],
-        ["KSamplerSelect", [guide, 370], 230, 0, {"sampler_name": sampler["sampler_name"]}],
+        ["KSamplerSelect", [guide, 330], 230, 0, {"sampler_name": sampler["sampler_name"]}],
     ]  # fmt: skip
     links += [[schedule, 0, 4, "sigmas"], [name, 0, 4, "sampler"]]
 

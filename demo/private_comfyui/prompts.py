@@ -130,10 +130,11 @@ def _convert(workflow: dict, object_info: dict) -> dict:
             source = _source(socket.get("link"), nodes, links)
             if source is not None:
                 inputs[socket["name"]] = source
+        shown_name = object_info[node["type"]]["display_name"]  # None where it has no other
         prompt[str(node["id"])] = {
             "class_type": node["type"],
             "inputs": inputs,
-            "_meta": {"title": node.get("title") or object_info[node["type"]]["display_name"]},
+            "_meta": {"title": node.get("title") or shown_name or node["type"]},
         }
     return prompt
 

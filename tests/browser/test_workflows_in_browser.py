@@ -47,9 +47,7 @@ VCUT_VALUES = {
         "VCUT_ContinueVideo": [25, 4, 127, 6, 0, "zero"],
         "VCUT_JoinVideos": [4],
     },
-    "svd_compare": PATCH
-    | GUIDANCE
-    | {"VCUT_CompareVideos": ["without VCUT", "with VCUT", 4]},
+    "svd_compare": PATCH | GUIDANCE | {"VCUT_CompareVideos": ["without VCUT", "with VCUT", 4]},
 }
 
 for values in VCUT_VALUES.values():
