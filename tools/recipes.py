@@ -36,6 +36,26 @@ ANIMATE_LCM = Checkpoint(
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How SamplerCustom samples. schedule: the node that makes the sigmas. widgets: its values."""
+
+    schedule: str
+    widgets: dict
+    sampler: str = "euler"
+    cfg: float = 2.5
+
+
+ALIGN_YOUR_STEPS = Sampling(
+    "AlignYourStepsScheduler", {"model_type": "SVD", "steps": 10, "denoise": 1.0}
+)
+# Its authors take every 10th of 40 Karras sigmas from 700 to 0.002, at guidance 1; the last of them
+# is 0.497 (G-U-N/AnimateLCM, animatelcm_svd/animatelcm_scheduler.py).
+FEW_STEPS = Sampling(
+    "KarrasScheduler", {"steps": 4, "sigma_max": 700.0, "sigma_min": 0.497, "rho": 7.0}, "lcm", 1.0
+)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One workflow file, and its card in the template browser.
 
@@ -49,14 +69,13 @@ class Recipe:
     shows: str
     look_at: str
     checkpoint: Checkpoint = SVD_XT
-    steps: int = 25
     temporal: str = "cached"
     is_pruned: bool = True  # loaded by VCUT Load SVD Checkpoint, which needs no patch node
     is_sliced: bool = False  # run by VCUT Feature Slicer in the fewest slices that fit
     slices_scope: str = "everything"
     is_cut: bool = True
     has_step_cache: bool = False  # VCUT Step Cache computes about half of the steps
-    has_ays: bool = False  # sampled on the schedule of Align Your Steps
+    sampling: Sampling | None = None  # instead of KSampler
     unet: Checkpoint | None = None
     is_comparison: bool = False  # sampled twice, without and with VCUT
     continuations: int = 0  # parts that VCUT Continue Video adds to the first video
@@ -157,18 +176,17 @@ RECIPES = {
         "Further from the full run than svd_xt_vcut_fast, see docs/results.md.",
         look_at="The lines under the VCUT nodes: **guided 6 of 10 steps** and **16 of 20 UNet "
         "evaluations**.",
-        steps=10,
-        has_ays=True,
+        sampling=ALIGN_YOUR_STEPS,
     ),
     "svd_xt_few_steps": Recipe(
         title="Few steps: AnimateLCM-SVD with VCUT",
-        caption="6 STEPS",
+        caption="4 STEPS",
         figure="AnimateLCM + VCUT",
-        shows="Weights trained for 1 to 8 steps replace SVD-XT's UNet. At cfg 1 there is no "
-        "guidance to end and no step to spare. VCUT reuses cross-attention and slices where "
-        "memory is short. We had no such weights to try.",
-        look_at="The lines: **cross-attention: 32 computed**, and the slices.",
-        steps=6,
+        shows="AnimateLCM-SVD: SVD-XT 1.1 trained for few steps at cfg 1. There is no guidance to "
+        "end and no step to spare; VCUT reuses cross-attention and slices where memory is short. "
+        "For 8 steps set **sigma_min** to 0.04. We had no such weights to try.",
+        look_at="The lines: **32 computed, 96 from cache**, and the slices.",
+        sampling=FEW_STEPS,
         is_pruned=False,
         is_cut=False,
         is_sliced=True,

@@ -4,8 +4,9 @@ from itertools import pairwise
 
 from comparison_layout import comparison_layout
 from long_layout import COLUMN, add_continuations
-from recipes import Recipe, note_text
+from recipes import Recipe, Sampling, note_text
 
+SEED = 0
 LEFT = 450  # where the columns right of what is loaded begin
 TALL = 250  # a VCUT node with room for the line that a run writes on it
 SCHEDULE = {
@@ -21,7 +22,7 @@ def layout(recipe: Recipe) -> dict:
     """
     modes = {"temporal": recipe.temporal, "spatial": "cached"}
     if recipe.is_comparison:
-        widgets = (_conditioning(recipe), _sampler(recipe), modes, SCHEDULE)
+        widgets = (_conditioning(recipe), _sampler(), modes, SCHEDULE)
         return comparison_layout(note_text(recipe), recipe.checkpoint.file, *widgets)
     # Columns: what is loaded, VCUT, guidance, sampler, video. The conditioning ends where guidance
     # does, so that its links rise to the sampler behind no node.
@@ -33,7 +34,7 @@ def layout(recipe: Recipe) -> dict:
         ["LoadImage", [0, 560], 390, 340, {"image": "example.png"}],
         ["VideoLinearCFGGuidance", [guide, 40], 230, 0, {"min_cfg": 1.0}],
         ["SVD_img2vid_Conditioning", [condition, 560], 280, 0, _conditioning(recipe)],
-        ["KSampler", [sampler, 40], 270, 0, _sampler(recipe)],
+        ["KSampler", [sampler, 40], 270, 0, _sampler()],
         ["VCUT_DecodeVideo", [sampler, 400], 270, TALL, {"slices": 0}],
         ["CreateVideo", [video, 40], 270, 0, {"fps": 6}],
         ["SaveVideo", [video, 180], 270, 290, {"filename_prefix": "video/svd"}],
@@ -57,15 +58,13 @@ def layout(recipe: Recipe) -> dict:
     if recipe.unet is None:
         line.insert(0, 0)
     links += [[a, 0, b, "model"] for a, b in pairwise(line)]
-    if recipe.has_ays:
-        _sample_align_your_steps(nodes, links, guide, recipe)
+    if recipe.sampling is not None:
+        _sample_custom(nodes, links, guide, recipe.sampling)
     own = [place for place, (kind, _) in enumerate(chain) if kind.startswith("VCUT_")]
     bounds = [LEFT - 20 + COLUMN * own[0], -50, COLUMN * len(own) + 10, 360]
     groups = [["VCUT", bounds, "#3f789e"]]
     if recipe.continuations:
-        add_continuations(
-            nodes, links, recipe.continuations, _conditioning(recipe), _sampler(recipe)
-        )
+        add_continuations(nodes, links, recipe.continuations, _conditioning(recipe), _sampler())
     return {"nodes": nodes, "links": links, "groups": groups}
 
 
@@ -85,18 +84,16 @@ def _chain(recipe: Recipe, modes: dict) -> list[tuple[str, dict]]:
     return chain
 
 
-def _sample_align_your_steps(nodes: list, links: list, guide: float, recipe: Recipe) -> None:
-    """Replace the KSampler by SamplerCustom on the schedule of Align Your Steps."""
+def _sample_custom(nodes: list, links: list, guide: float, sampling: Sampling) -> None:
+    """Replace the KSampler by SamplerCustom with a schedule of its own."""
     position, width = nodes[4][1:3]
-    sampler = _sampler(recipe)
-    values = {"add_noise": True, "noise_seed": sampler["seed"], "cfg": sampler["cfg"]}
-    nodes[4] = ["SamplerCustom", position, width, 0, values | {"control_after_generate": "fixed"}]
+    values = {"add_noise": True, "noise_seed": SEED, "control_after_generate": "fixed"}
+    nodes[4] = ["SamplerCustom", position, width, 0, values | {"cfg": sampling.cfg}]
     schedule, name = len(nodes), len(nodes) + 1
     nodes += [
-        ["AlignYourStepsScheduler", [guide, 160], 230, 0,
-         {"model_type": "SVD", "steps": recipe.steps, "denoise": 1.0}],
-        ["KSamplerSelect", [guide, 330], 230, 0, {"sampler_name": sampler["sampler_name"]}],
-    ]  # fmt: skip
+        [sampling.schedule, [guide, 160], 230, 0, sampling.widgets],
+        ["KSamplerSelect", [guide, 350], 230, 0, {"sampler_name": sampling.sampler}],
+    ]
     links += [[schedule, 0, 4, "sigmas"], [name, 0, 4, "sampler"]]
 
 
@@ -107,9 +104,8 @@ def _conditioning(recipe: Recipe) -> dict:
     }  # fmt: skip
 
 
-def _sampler(recipe: Recipe) -> dict:
+def _sampler() -> dict:
     return {
-        "seed": 0, "control_after_generate": "fixed", "steps": recipe.steps,
-        "cfg": 1.0 if recipe.unet else 2.5, "sampler_name": "lcm" if recipe.unet else "euler",
-        "scheduler": "karras", "denoise": 1,
+        "seed": SEED, "control_after_generate": "fixed", "steps": 25, "cfg": 2.5,
+        "sampler_name": "euler", "scheduler": "karras", "denoise": 1,
     }  # fmt: skip

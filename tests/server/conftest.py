@@ -40,7 +40,8 @@ def tiny_prompt(server, object_info):
         prompts.set_inputs(prompt, "VCUT_ContinueVideo", video_frames=frames, overlap=2)
         prompts.set_inputs(prompt, "VCUT_JoinVideos", overlap=2)
         prompts.set_inputs(prompt, "KSampler", steps=steps, seed=seed)
-        prompts.set_inputs(prompt, "AlignYourStepsScheduler", steps=steps)
+        for schedule in ("AlignYourStepsScheduler", "KarrasScheduler"):
+            prompts.set_inputs(prompt, schedule, steps=steps)
         prompts.set_inputs(prompt, "SamplerCustom", noise_seed=seed)
         if is_counted:
             prompts.add_counter(prompt)
