@@ -11,7 +11,7 @@ from PIL import Image
 from vcut.tests.browser import test_lines_on_pages as lines
 
 pytestmark = pytest.mark.browser
-newest_page, server, open_page = lines.newest_page, lines.server, lines.open_page
+open_page = lines.open_page
 
 numbers = count()
 RED, GREEN, BLUE, YELLOW = 0xFF0000, 0x00FF00, 0x0000FF, 0xFFFF00
