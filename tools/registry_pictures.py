@@ -1,64 +1,143 @@
 """Draws the icon and the banner that the Comfy registry shows.
 
-Run in the private ComfyUI's environment: .venv/bin/python tools/registry_pictures.py
+python3 tools/registry_pictures.py
 """
 
+import sys
+from functools import cache
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Polygon
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "registry"
-GROUND, COMPUTED, PREDICTED, TEXT = "#0f1b2d", "#35d07f", "#1f6b57", "#f4f7fb"
+from private_comfyui.install import HostError, run_inside  # noqa: E402
 
-
-def main() -> None:
-    """Write both pictures."""
-    FOLDER.mkdir(exist_ok=True)
-    icon()
-    banner()
+FOLDER = ROOT / "docs" / "registry"
+FINER = 4  # drawn this many times larger, then reduced, for smooth edges
+NIGHT, WHITE, GREY, GREEN = "#101c2c", "#ffffff", "#93a4b8", "#2fbf71"
+SKY, SUN, HILL = "#8fd0ff", "#ffc93c", "#1c7c54"
+STEPS, GUIDED = 25, 16  # as in workflows/svd_xt_vcut_fast.json
 
 
-def icon() -> None:
-    """A play sign that leaves traces: 400x400 pixels."""
-    figure, axes = _canvas(400, 400)
-    axes.add_patch(FancyBboxPatch((8, 8), 384, 384, "round,pad=0,rounding_size=72", color=GROUND))
-    for left, color in ((58, PREDICTED), (102, PREDICTED), (146, COMPUTED)):
-        _play(axes, left, 200, 216, color)
-    figure.savefig(FOLDER / "icon.png", transparent=True)
+def main() -> int:
+    """Draw both pictures and return the exit code."""
+    try:
+        exit_code = run_inside(Path(__file__), sys.argv[1:])
+    except HostError as error:
+        sys.stderr.write(f"VCUT: {error}\n")
+        return 1
+    if exit_code is not None:
+        return exit_code
+    for name, picture in (("icon", _icon()), ("banner", _banner())):
+        small = picture.resize([side // FINER for side in picture.size])
+        small.save(FOLDER / f"{name}.png", optimize=True)
+    return 0
 
 
-def banner() -> None:
-    """The name beside a row of steps, half of them computed: 1260x540 pixels."""
-    figure, axes = _canvas(1260, 540)
-    axes.add_patch(FancyBboxPatch((0, 0), 1260, 540, "square,pad=0", color=GROUND))
-    bold = {"color": TEXT, "weight": "bold", "va": "baseline"}
-    axes.text(80, 190, "VCUT", size=108, **bold)
-    axes.text(84, 262, "Stable Video Diffusion: faster, lighter, longer", size=34, **bold)
-    axes.text(
-        84, 318, "ComfyUI nodes. No training. Every run shows what it saved.", size=26, color=TEXT
-    )
-    for step in range(14):
-        _play(axes, 84 + step * 78, 430, 84, COMPUTED if step % 2 == 0 else PREDICTED)
-    figure.savefig(FOLDER / "banner.png")
+def _icon():
+    """Return frames that come out of a picture, above steps of which few are computed: 400x400."""
+    picture = _canvas(400, 400)
+    _frames(picture, (24, 130), (250, 150), 5, (25, -25))
+    _marks(picture, (42, 342), 63, 25, [True, False, True, False, False, True])
+    return picture
+
+
+def _banner():
+    """Return the icon's picture beside the pack's name, above the steps of a real run: 1260x540."""
+    picture = _canvas(1260, 540)
+    _write(picture, (60, 40), "VCUT", 130, WHITE)
+    _write(picture, (64, 208), "Stable Video Diffusion,", 42, WHITE)
+    _write(picture, (64, 264), "faster, lighter, longer", 42, GREEN)
+    _frames(picture, (690, 150), (336, 189), 6, (32, -24))
+    steps = _computed_steps()
+    _marks(picture, (78, 414), 46, 15, steps)
+    text = f"{sum(steps)} of {STEPS} steps computed, no training"
+    _write(picture, (64, 454), text, 40, GREY)
+    return picture
+
+
+def _computed_steps() -> list[bool]:
+    """Return which steps VCUT Step Cache computes at its defaults, on SVD's karras schedule."""
+    from vcut_core.step_cache import StepCacheConfig
+
+    highest, lowest = 700 ** (1 / 7), 0.002 ** (1 / 7)
+    shares = [step / (STEPS - 1) for step in range(STEPS)]
+    sigmas = [(highest + share * (lowest - highest)) ** 7 for share in shares]
+    plan = StepCacheConfig().plan([*sigmas, 0.0], [step < GUIDED for step in range(STEPS)])
+    return list(plan.is_computed)
 
 
 def _canvas(width: int, height: int):
-    """Return a figure of so many pixels and its axes in pixels, downwards."""
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
-    axes.axis("off")
-    return figure, axes
+    from PIL import Image
+
+    return Image.new("RGB", (width * FINER, height * FINER), NIGHT)
 
 
-def _play(axes, left: float, middle: float, height: float, color: str) -> None:
-    """Draw a play sign with a seam in the ground's colour."""
-    half = height / 2
-    corners = [(left, middle - half), (left + 0.87 * height, middle), (left, middle + half)]
-    axes.add_patch(Polygon(corners, facecolor=color, edgecolor=GROUND, linewidth=0.06 * height))
+def _frames(picture, place, size, count: int, shift) -> None:
+    """Draw the frames of a short video, the last one at the back, paler the later they come."""
+    from PIL import Image
+
+    for index in reversed(range(count)):
+        time = index / (count - 1)
+        frame = Image.blend(_scene(size, time), Image.new("RGB", _large(size), NIGHT), 0.6 * time)
+        corner = [at + index * step for at, step in zip(place, shift, strict=True)]
+        picture.paste(frame, _large(corner), _rounded(size))
+
+
+def _scene(size, time: float):
+    """Return one frame (width, height) of a sun that rises over hills. time: 0..1."""
+    from PIL import Image, ImageDraw
+
+    width, height = _large(size)
+    frame = Image.new("RGB", (width, height), SKY)
+    draw = ImageDraw.Draw(frame)
+    middle, radius = (width * (0.3 + 0.4 * time), height * (0.45 - 0.2 * time)), height * 0.17
+    draw.circle(middle, radius, SUN)
+    for color, left, peak, right in ((HILL, 0.3, 0.35, 1.25), (GREEN, -0.3, 0.5, 0.75)):
+        corners = (left, 1), ((left + right) / 2, peak), (right, 1)
+        draw.polygon([(width * x, height * y) for x, y in corners], color)
+    draw.rounded_rectangle((0, 0, width, height), height // 10, outline=WHITE, width=4 * FINER)
+    return frame
+
+
+def _rounded(size):
+    from PIL import Image, ImageDraw
+
+    mask = Image.new("L", _large(size), 0)
+    width, height = mask.size
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, width, height), height // 10, 255)
+    return mask
+
+
+def _marks(picture, first, apart: int, radius: int, steps: list[bool]) -> None:
+    """Draw a mark for each step: full where it is computed, a ring where it is predicted."""
+    from PIL import ImageDraw
+
+    draw = ImageDraw.Draw(picture)
+    for index, is_computed in enumerate(steps):
+        middle = _large((first[0] + index * apart, first[1]))
+        fill = SUN if is_computed else None
+        draw.circle(middle, radius * FINER, fill, SUN if is_computed else GREY, radius * FINER // 5)
+
+
+def _write(picture, place, text: str, size: int, color: str) -> None:
+    from PIL import ImageDraw
+
+    ImageDraw.Draw(picture).text(_large(place), text, color, _font(size))
+
+
+@cache
+def _font(size: int):
+    from matplotlib import get_data_path
+    from PIL import ImageFont
+
+    path = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
+    return ImageFont.truetype(str(path), size * FINER)
+
+
+def _large(values) -> tuple[int, ...]:
+    return tuple(value * FINER for value in values)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
