@@ -220,9 +220,9 @@ def note_text(recipe: Recipe) -> str:
 
 **Model**
 
-1. Log in and accept the licence at [{checkpoint.repository}]({checkpoint.page}). Before that,
-   ComfyUI's Download button fails.
-2. Download **{checkpoint.file}** there.
+1. Read the licence at [{checkpoint.repository}]({checkpoint.page}). If the page
+   asks, log in and accept it: until then ComfyUI's Download button fails.
+2. Download **{checkpoint.file}** there, or with the button.
 3. Put it into ComfyUI/models/checkpoints and press R.
 {more}
 **After the run, look at**
