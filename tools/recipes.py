@@ -96,8 +96,7 @@ RECIPES = {
         "on an H200 6.6 seconds instead of 16.2.",
         look_at="The lines under the VCUT nodes: **14 of 25 steps computed** and **21 of 50 UNet "
         "evaluations**. Set **pace** to **careful** to stay nearer to the full run, or to **fast** "
-        "to compute 12 steps. Bypass a node (Ctrl+B) to run without it. Another number of "
-        "**steps** in KSampler moves the cut in proportion.",
+        "to compute 12 steps.",
         has_step_cache=True,
     ),
     "svd_xt_vcut_exact": Recipe(
@@ -161,7 +160,8 @@ RECIPES = {
         caption="14 FRAMES",
         figure="41 of 50 evaluations",
         shows="The stock graph for SVD with two nodes more in the model line. Guidance ends at "
-        "step 17 of 25, and the cross-attentions are computed once a run.",
+        "step 17 of 25, and the cross-attentions are computed once a run. With another number of "
+        "steps in KSampler the cut moves in proportion: of 20 steps 13 are guided.",
         look_at="The lines under the VCUT nodes: **guided 16 of 25 steps** and "
         "**41 of 50 UNet evaluations**. Bypass both nodes (Ctrl+B) to compare.",
         checkpoint=SVD,
