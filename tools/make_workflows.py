@@ -1,4 +1,4 @@
-"""Makes workflows/*.json and their thumbnails in ComfyUI's real page.
+"""Makes workflows/*.json, their thumbnails and the blueprint in ComfyUI's real page.
 
 python3 tools/make_workflows.py [name ...]
 """
@@ -11,8 +11,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ROOT / "workflows"
+SUBGRAPHS = ROOT / "subgraphs"
+FOLDED = "svd_xt_vcut_fast"  # into the blueprint
 sys.path.insert(0, str(ROOT / "demo"))
 
+from blueprint import save_blueprint  # noqa: E402
 from private_comfyui.install import HostError, current_host, run_inside  # noqa: E402
 from recipes import RECIPES, Recipe  # noqa: E402
 from workflow_layout import layout  # noqa: E402
@@ -68,6 +71,7 @@ def finish(workflow: dict, name: str, recipe: Recipe) -> dict:
     """Return ``workflow`` with its provenance, and without what depends on the browser's window."""
     workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"vcut-svd/workflows/{name}"))
     workflow["extra"]["ds"] = first_view(workflow["nodes"])
+    workflow["extra"]["linearData"] = app_view(workflow["nodes"])
     for node in workflow["nodes"]:
         properties = node["properties"]
         if node["type"].startswith("VCUT_"):
@@ -97,6 +101,31 @@ def first_view(nodes: list[dict]) -> dict:
     return {"scale": round(scale, 3), "offset": offset}
 
 
+def app_view(nodes: list[dict]) -> dict:
+    """Return what newer pages show of a workflow as an app: picture, motion, seed and the video.
+
+    Older pages keep it and show nothing of it.
+    """
+    by_title = {node.get("title") or node["type"]: node["id"] for node in reversed(nodes)}
+    wanted = (
+        ("LoadImage", "image"),
+        ("Motion of all parts", "value"),
+        ("SVD_img2vid_Conditioning", "motion_bucket_id"),
+        ("Seed of both samplers", "value"),
+        ("KSampler", "seed"),
+        ("SamplerCustom", "noise_seed"),
+    )
+    inputs = [[by_title[title], name] for title, name in wanted if title in by_title]
+    linked = {
+        (node["id"], entry["name"])
+        for node in nodes
+        for entry in node.get("inputs", ())
+        if entry.get("link") is not None
+    }
+    inputs = [entry for entry in inputs if tuple(entry) not in linked]
+    return {"inputs": inputs, "outputs": [by_title["SaveVideo"]]}
+
+
 def pack_version() -> str:
     """Return the version in pyproject.toml."""
     # No tomllib on Python 3.10.
@@ -115,6 +144,8 @@ def make(page, server, name: str) -> None:
     text = json.dumps(workflow, indent=2) + "\n"
     (WORKFLOWS / f"{name}.json").write_text(text, encoding="utf-8")
     save_thumbnail(server, workflow, recipe.caption, recipe.figure, WORKFLOWS / f"{name}.jpg")
+    if name == FOLDED:
+        save_blueprint(page, workflow, SUBGRAPHS)
 
 
 def main() -> int:

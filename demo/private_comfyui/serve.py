@@ -28,7 +28,7 @@ SERVER_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "OMP_WAIT_POLI
 
 # What an artist's custom_nodes folder holds of the pack: no tests, no environment, no demo.
 PACK_FILES = ("__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md")
-PACK_FOLDERS = ("nodes", "comfy_adapter", "vcut_core", "plots", "locales")
+PACK_FOLDERS = ("nodes", "comfy_adapter", "vcut_core", "plots", "locales", "subgraphs")
 
 
 @dataclass
