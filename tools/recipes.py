@@ -49,9 +49,9 @@ ALIGN_YOUR_STEPS = Sampling(
     "AlignYourStepsScheduler", {"model_type": "SVD", "steps": 10, "denoise": 1.0}
 )
 # Its authors take every 10th of 40 Karras sigmas from 700 to 0.002, at guidance 1; the last of them
-# is 0.497 (G-U-N/AnimateLCM, animatelcm_svd/animatelcm_scheduler.py).
+# is 0.497 (G-U-N/AnimateLCM, animatelcm_svd/animatelcm_scheduler.py), which the page rounds to 0.5.
 FEW_STEPS = Sampling(
-    "KarrasScheduler", {"steps": 4, "sigma_max": 700.0, "sigma_min": 0.497, "rho": 7.0}, "lcm", 1.0
+    "KarrasScheduler", {"steps": 4, "sigma_max": 700.0, "sigma_min": 0.5, "rho": 7.0}, "lcm", 1.0
 )
 
 

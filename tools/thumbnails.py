@@ -1,6 +1,6 @@
 """Thumbnails of workflows: frames of a video that the tiny SVD made with it, and a large caption.
 
-The template browser shows a card some 280 pixels wide: a third of these.
+The template browser shows a square card of 254 pixels at least, less than a third of these.
 """
 
 import tempfile
@@ -13,30 +13,30 @@ from PIL import Image, ImageDraw, ImageFont
 from private_comfyui import prompts
 from private_comfyui.install import DEMO
 
-WIDTH, HEIGHT = 840, 525  # pixels
-FRAMES = 3
+WIDTH = 840  # pixels, and the height
+COLUMNS, ROWS = 4, 2  # of frames
 MARGIN = 36
-CAPTION, FIGURE, SOURCE = 92, 50, 37  # pixels of a font; 12 on a card at least
+CAPTION, FIGURE, SOURCE = 120, 56, 41  # pixels of a font; 12 on a card at least
 GROUND, TEXT, ACCENT, QUIET = "#0f1b2d", "#f4f7fb", "#35d07f", "#b9c4d3"
 TINY = {"width": 64, "height": 64, "video_frames": 14}  # what the tiny SVD was trained at
 
 
 def save_thumbnail(server, workflow: dict, caption: str, figure: str, path: Path) -> None:
     """Save the card of a workflow. caption, figure: two or three words each."""
-    picture = Image.new("RGB", (WIDTH, HEIGHT), GROUND)
-    side = WIDTH // FRAMES
+    picture = Image.new("RGB", (WIDTH, WIDTH), GROUND)
+    side = WIDTH // COLUMNS
     for place, frame in enumerate(_frames(server, workflow)):
         large = Image.fromarray(frame).resize((side - 4, side - 4), Image.Resampling.LANCZOS)
-        picture.paste(large, (place * side + 2, 2))
-    draw = ImageDraw.Draw(picture)
-    draw.text((MARGIN, side + 84), caption, TEXT, _font(CAPTION, "-Bold"), anchor="ls")
-    draw.text((MARGIN, side + 152), figure, ACCENT, _font(FIGURE, "-Bold"), anchor="ls")
-    draw.text((MARGIN, HEIGHT - 36), "frames: our tiny SVD", QUIET, _font(SOURCE), anchor="ls")
+        picture.paste(large, (place % COLUMNS * side + 2, place // COLUMNS * side + 2))
+    draw, top = ImageDraw.Draw(picture), ROWS * side
+    draw.text((MARGIN, top + 150), caption, TEXT, _font(CAPTION, "-Bold"), anchor="ls")
+    draw.text((MARGIN, top + 260), figure, ACCENT, _font(FIGURE, "-Bold"), anchor="ls")
+    draw.text((MARGIN, top + 360), "frames: our tiny SVD", QUIET, _font(SOURCE), anchor="ls")
     picture.save(path, quality=88, optimize=True)
 
 
 def _frames(server, workflow: dict) -> np.ndarray:
-    """Return the first, the middle and the last frame that the workflow makes with the tiny SVD."""
+    """Return frames at even distances of what the workflow makes with the tiny SVD."""
     prompt = prompts.to_prompt(workflow, server.get("/object_info"))
     prompt = prompts.without_comparison(prompt)
     prompts.replace_loader(prompt, "VCUT_LoadTinySVD")
@@ -49,7 +49,7 @@ def _frames(server, workflow: dict) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         paths = [server.fetch(file, Path(folder) / f"{k:03}.png") for k, file in enumerate(files)]
         video = videos.read_frames(paths)
-    return video[np.linspace(0, len(video) - 1, FRAMES).round().astype(int)]
+    return video[np.linspace(0, len(video) - 1, COLUMNS * ROWS).round().astype(int)]
 
 
 def _font(size: int, style: str = "") -> ImageFont.FreeTypeFont:
