@@ -20,6 +20,7 @@ EXAMPLE_IMAGE = DEMO / "tiny_svd" / "example_input.png"
 DEFAULT_WORKFLOW = WORKFLOWS / "svd_xt_vcut_fast.json"
 TINY_SIDE = 64  # pixels: the width and height that the tiny SVD was trained at
 TINY_FRAMES = 14
+SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom")
 IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\x00", b"MM\x00*")
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".sft")
 
@@ -96,7 +97,7 @@ def _check(arguments: argparse.Namespace) -> None:
     nodes = workflow.values() if prompts.is_prompt(workflow) else workflow["nodes"]
     kinds = {node.get("class_type") or node.get("type") for node in nodes}
     if not kinds & set(prompts.VCUT_NODES):
-        files = ", ".join(sorted(path.name for path in WORKFLOWS.glob("*vcut*.json")))
+        files = ", ".join(sorted(path.name for path in WORKFLOWS.glob("*.json")))
         raise HostError(f"{arguments.workflow.name} has no VCUT node. Workflows with one: {files}.")
     _check_output(arguments.output)
     if arguments.comfyui is not None and arguments.checkpoint is not None:
@@ -218,7 +219,7 @@ def _prompt(arguments: argparse.Namespace, server) -> tuple[dict, int | None]:
     )
     if frames is None and own_frames and parts:
         frames = own_frames + parts * (own_frames - long_prompts.OVERLAP)
-    for sampler in ("KSampler", "KSamplerAdvanced"):
+    for sampler in SAMPLERS:
         seed = arguments.seed
         prompts.set_inputs(prompt, sampler, steps=arguments.steps, seed=seed, noise_seed=seed)
     prompts.set_inputs(prompt, "VCUT_GuidanceScheduler", cut_step=arguments.cut_step)
@@ -230,7 +231,7 @@ def _shortened(prompt: dict) -> dict:
     import copy
 
     prompt = copy.deepcopy(prompt)
-    for sampler in ("KSampler", "KSamplerAdvanced"):
+    for sampler in SAMPLERS:
         prompts.set_inputs(prompt, sampler, steps=1, seed=2**32, noise_seed=2**32)
     return prompt
 
