@@ -84,7 +84,6 @@ OUTPUTS = {
     "VCUT_CostReport": ["STRING", "IMAGE"],
 }
 FILES = sorted(WORKFLOWS.glob("*.json"))
-VCUT_FILES = [file for file in FILES if "vcut" in file.stem]
 
 
 def _choices(spec: list) -> tuple:
@@ -190,6 +189,26 @@ def test_evaluations_counted_apart_equal_the_reported_ones(server, tiny_prompt):
         node_id: " ".join(run.texts[node_id].splitlines()) for node_id in (scheduler, patch)
     }
     assert told["counts"]["unet_evaluations"] == 8 and told["counts"]["evaluations_saved"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "evaluations", "line"),
+    [
+        # No guidance: 32 layers computed once, reused in the other 3 steps.
+        ("svd_xt_few_steps", 4, 4, "32 computed, 96 from cache"),
+        # Cut at 17 of 25: round(16 * 10 / 25) = 6 guided, so 6 * 2 + 4. The 32 layers are computed
+        # for cond with uncond, and for cond alone; reused in the other 8 steps.
+        ("svd_xt_align_your_steps", 10, 16, "64 computed, 256 from cache"),
+    ],
+)
+def test_workflow_with_its_own_schedule_saves_what_its_note_says(
+    server, tiny_prompt, name, steps, evaluations, line
+):
+    prompt = tiny_prompt(WORKFLOWS / f"{name}.json", steps=steps)
+    run = server.run(prompt)
+    assert [event["evaluations"] for event in run.events["vcut_demo.run"]] == [evaluations]
+    (told,) = run.events["vcut.run"]
+    assert f"cross-attention: {line}" in told["log_line"]
 
 
 def test_no_trace_stays_when_the_nodes_are_taken_out_of_the_graph(server, tiny_prompt):
