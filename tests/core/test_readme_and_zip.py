@@ -116,7 +116,7 @@ def test_the_readme_shows_a_picture_and_links_every_help_page():
 
 
 def test_the_zip_holds_the_pages_pictures_and_workflows(zip_names):
-    for folder in ("docs", "workflows"):
+    for folder in ("docs", "workflows", "subgraphs"):
         wanted = {_name(path) for path in (ROOT / folder).iterdir() if path.suffix in SHIPPED}
         assert wanted <= zip_names
     assert {_name(page) for page in [README, *HELP_PAGES]} <= zip_names
