@@ -36,8 +36,11 @@ def save_blueprint(page, workflow: dict, folder: Path) -> None:
     (subgraph,) = blueprint["definitions"]["subgraphs"]
     del blueprint["extra"]["ds"]
     text = json.dumps(blueprint, indent=2) + "\n"
-    for old, name in ((blueprint["id"], "file"), (subgraph["id"], "subgraph")):
-        new = uuid.uuid5(uuid.NAMESPACE_URL, f"vcut-svd/subgraphs/{name}")
-        text = text.replace(old, str(new))
+    # The page makes new ids each time.
+    for number, named in enumerate(
+        (blueprint, subgraph, *subgraph["inputs"], *subgraph["outputs"])
+    ):
+        new = uuid.uuid5(uuid.NAMESPACE_URL, f"vcut-svd/subgraphs/{number}")
+        text = text.replace(named["id"], str(new))
     folder.mkdir(exist_ok=True)
     (folder / f"{BLUEPRINT}.json").write_text(text, encoding="utf-8")

@@ -213,18 +213,15 @@ def note_text(recipe: Recipe) -> str:
     checkpoint, unet, more = recipe.checkpoint, recipe.unet, ""
     if unet is not None:
         place = f"ComfyUI/models/{unet.folder}"
-        more = f"4. Put **{unet.file}** from [{unet.repository}]({unet.page}) into {place}.\n"
+        more = f" And **{unet.file}** from [{unet.repository}]({unet.page}) into {place}."
     return f"""## {recipe.title}
 
 {recipe.shows}
 
-**Model**
+**Model**: put **{checkpoint.file}** from [{checkpoint.repository}]({checkpoint.page}) into
+ComfyUI/models/checkpoints and press R. Read its licence; if the page asks you to log in and accept
+it, ComfyUI's Download button fails until then.{more}
 
-1. Read the licence at [{checkpoint.repository}]({checkpoint.page}). If the page
-   asks, log in and accept it: until then ComfyUI's Download button fails.
-2. Download **{checkpoint.file}** there, or with the button.
-3. Put it into ComfyUI/models/checkpoints and press R.
-{more}
 **After the run, look at**
 
 {recipe.look_at}

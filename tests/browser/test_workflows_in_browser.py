@@ -276,6 +276,7 @@ def test_comparison_shows_its_result_after_a_run(page, checkpoints, artefacts):
     assert page.evaluate("() => window.runEnded") == "execution_success"
     result = "4 frames of 128x128: PSNR"
     page.locator(".dom-widget").filter(has_text=result).first.wait_for(state="attached")
+    show_node(page, "SaveVideo")  # the page shows a video only where it is in sight
     page.locator(".dom-widget video").first.wait_for(state="attached")
     page.wait_for_function(PREVIEWS_ARE_THERE)
     with whole_graph(page, artefacts / "after_a_comparison.png"):
