@@ -38,7 +38,7 @@ class LoadSVDCheckpoint(io.ComfyNode):
                 io.Vae.Output(tooltip="The VAE."),
             ],
             hidden=[io.Hidden.unique_id],
-            **search_words("svd", "checkpoint", "memory", "low vram"),
+            **search_words("svd", "video", "checkpoint", "memory", "low vram"),
         )
 
     @classmethod

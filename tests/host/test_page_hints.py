@@ -1,6 +1,7 @@
 """What newer ComfyUIs are told of the nodes, and older ones are not."""
 
 import asyncio
+import sys
 from inspect import signature
 
 import pytest
@@ -23,24 +24,49 @@ def test_nothing_is_told_that_the_host_does_not_know():
     assert advanced() == ({"advanced": True} if KNOWS_ADVANCED else {})
 
 
-@pytest.mark.skipif(not KNOWS_WORDS, reason="this ComfyUI knows no search words")
+@pytest.fixture
+def names(monkeypatch) -> dict[str, str]:
+    """What pages search for each node: its display name, and its words where the host knows any."""
+    found = {}
+    for node in asyncio.run(VCUTExtension().get_node_list()):
+        words = []
+        monkeypatch.setattr(sys.modules[node.__module__], "search_words", _take_into(words))
+        schema = node.define_schema()
+        found[schema.node_id] = " | ".join([schema.display_name, *words]).lower()
+    return found
+
+
+def _take_into(words: list):
+    return lambda *given: words.extend(given) or search_words(*given)
+
+
 @pytest.mark.parametrize(
     ("word", "node_ids"),
     [
-        ("faster", {"VCUT_PatchSVDModel", "VCUT_GuidanceScheduler", "VCUT_StepCache"}),
-        ("low vram", {"VCUT_FeatureSlicer", "VCUT_LoadSVDCheckpoint", "VCUT_DecodeVideo"}),
-        ("oom", {"VCUT_FeatureSlicer", "VCUT_DecodeVideo"}),
-        ("longer", {"VCUT_ContinueVideo", "VCUT_JoinVideos"}),
-        ("compare", {"VCUT_CompareVideos"}),
+        ("video", {"PatchSVDModel", "GuidanceScheduler", "StepCache", "FeatureSlicer",
+                   "LoadSVDCheckpoint", "DecodeVideo", "ContinueVideo", "JoinVideos",
+                   "CompareVideos"}),
+        ("faster", {"PatchSVDModel", "GuidanceScheduler", "StepCache"}),
+        ("speed", {"PatchSVDModel", "GuidanceScheduler", "StepCache", "CostReport", "RunReport"}),
+        ("memory", {"FeatureSlicer", "LoadSVDCheckpoint", "DecodeVideo", "CostReport"}),
+        ("vram", {"FeatureSlicer", "LoadSVDCheckpoint", "DecodeVideo", "CostReport"}),
+        ("low vram", {"FeatureSlicer", "LoadSVDCheckpoint", "DecodeVideo"}),
+        ("oom", {"FeatureSlicer", "DecodeVideo"}),
+        ("longer", {"ContinueVideo", "JoinVideos"}),
+        ("compare", {"CompareVideos"}),
     ],
-)
-def test_words_reach_the_right_nodes(schemas, word, node_ids):
-    assert {name for name, schema in schemas.items() if word in schema.search_aliases} == node_ids
+)  # fmt: skip
+def test_words_reach_the_right_nodes(names, word, node_ids):
+    assert {name for name, text in names.items() if word in text} == {f"VCUT_{n}" for n in node_ids}
 
 
-@pytest.mark.skipif(not KNOWS_WORDS, reason="this ComfyUI knows no search words")
-def test_every_node_is_found_by_svd(schemas):
-    assert all("svd" in schema.search_aliases for schema in schemas.values())
+def test_every_node_is_found_by_svd(names):
+    assert all("svd" in text for text in names.values())
+
+
+def test_words_reach_the_page_where_the_host_knows_them(schemas):
+    words = [getattr(schema, "search_aliases", None) for schema in schemas.values()]
+    assert all(words) if KNOWS_WORDS else not any(words)
 
 
 @pytest.mark.skipif(not KNOWS_ADVANCED, reason="this ComfyUI folds no inputs away")
