@@ -22,6 +22,8 @@ SETTINGS = {
     "Comfy.Workflow.Persist": False,
 }
 DEADLINE_MS = 20_000  # for anything the page does by itself, once it is loaded
+EMPTY_SPOT = (900, 500)
+SEARCH_MS = 1000  # until the search has answered
 READY = """() => Boolean(window.app?.vueAppReady && window.app.extensionManager && window.app.graph
     && window.LiteGraph?.registered_node_types?.VCUT_PatchSVDModel)"""
 
@@ -148,6 +150,25 @@ def show_node(page: Page, class_type: str) -> tuple[float, float]:
         return [box.left + box.width / 2 + 80, box.top + box.height / 2 - 12]
     }"""
     return tuple(page.evaluate(place, class_type))
+
+
+def search_nodes(page: Page, words: str) -> list[str]:
+    """Return what the page's node search offers for ``words``, the best first; it stays open."""
+    page.keyboard.press("Escape")
+    page.evaluate("() => window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+    page.wait_for_function("() => document.activeElement?.tagName === 'INPUT'")
+    page.keyboard.type(words)
+    page.wait_for_function("words => document.activeElement?.value === words", arg=words)
+    page.wait_for_timeout(SEARCH_MS)
+    offered = [text.split("\n")[0].strip() for text in page.get_by_role("option").all_inner_texts()]
+    return [name for name in offered if name not in ("", "No results found")]
+
+
+def add_found(page: Page) -> None:
+    """Put the first node that ``search_nodes`` found on the canvas."""
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(SEARCH_MS)
+    page.mouse.click(*EMPTY_SPOT)  # newer pages hang it on the mouse first
 
 
 def serialized(page: Page) -> dict:
