@@ -22,7 +22,8 @@ SETTINGS = {
     "Comfy.Workflow.Persist": False,
 }
 DEADLINE_MS = 20_000  # for anything the page does by itself, once it is loaded
-EMPTY_SPOT = (900, 500)
+EMPTY_SPOT = (500, 750)  # away from the middle, where a node is added
+SEARCH_IS_OPEN = "() => document.activeElement?.tagName === 'INPUT'"
 SEARCH_MS = 1000  # until the search has answered
 READY = """() => Boolean(window.app?.vueAppReady && window.app.extensionManager && window.app.graph
     && window.LiteGraph?.registered_node_types?.VCUT_PatchSVDModel)"""
@@ -154,9 +155,11 @@ def show_node(page: Page, class_type: str) -> tuple[float, float]:
 
 def search_nodes(page: Page, words: str) -> list[str]:
     """Return what the page's node search offers for ``words``, the best first; it stays open."""
-    page.keyboard.press("Escape")
-    page.evaluate("() => window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
-    page.wait_for_function("() => document.activeElement?.tagName === 'INPUT'")
+    toggle = "window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')"
+    if not page.evaluate(SEARCH_IS_OPEN):
+        page.evaluate(f"() => {toggle}")
+    page.wait_for_function(SEARCH_IS_OPEN)
+    page.keyboard.press("Control+a")
     page.keyboard.type(words)
     page.wait_for_function("words => document.activeElement?.value === words", arg=words)
     page.wait_for_timeout(SEARCH_MS)
