@@ -4,8 +4,8 @@ python3 benchmarks/gpu.py [--minutes 9] [--pieces NAME ...] [--comfyui PATH]
 
 SVD-XT and SVD at full size with random weights, in fp16: speed of every variant beside its rivals,
 peak memory beside the plan, decoding, cards of 8 to 24 GiB, torch.compile, a profile. Each row is
-written when it is measured; a piece that is not done goes on with the next command. --dry-run does
-all of it on the CPU in miniature.
+written when it is measured; the next command leaves out the pieces that are complete, and begins
+one that was cut short anew. --dry-run does all of it on the CPU in miniature.
 """
 
 import argparse
@@ -136,7 +136,7 @@ def _measure(piece: Piece, bench, folder: Path, deadline: float) -> bool:
             return False
         results["rows"].append(row)
         _write(results, file)
-        print(f"{piece.name}: {row.get('name', '')} {_seconds(row)}", flush=True)
+        print(f"{piece.name}: {row.get('name', 'done')}", flush=True)
     results["is_complete"] = True
     _write(results, file)
     return True
@@ -152,11 +152,6 @@ def _until(deadline: float, rows: Iterator[dict]) -> Iterator[dict | None]:
             yield next(rows)
         except StopIteration:
             return
-
-
-def _seconds(row: dict) -> str:
-    found = row.get("seconds") or row.get("sampling_seconds") or ""
-    return f"{found}"
 
 
 def _write(results: dict, file: Path) -> None:

@@ -71,19 +71,13 @@ class Recipe:
     checkpoint: Checkpoint = SVD_XT
     temporal: str = "cached"
     is_pruned: bool = True  # loaded by VCUT Load SVD Checkpoint, which needs no patch node
-    is_sliced: bool = False  # run by VCUT Feature Slicer in the fewest slices that fit
-    slices_scope: str = "everything"
+    slicer: str | None = None  # scope of VCUT Feature Slicer, which takes the fewest slices
     is_cut: bool = True
     has_step_cache: bool = False  # VCUT Step Cache computes about half of the steps
     sampling: Sampling | None = None  # instead of KSampler
     unet: Checkpoint | None = None
     is_comparison: bool = False  # sampled twice, without and with VCUT
     continuations: int = 0  # parts that VCUT Continue Video adds to the first video
-
-    @property
-    def files(self) -> list[Checkpoint]:
-        """The model files that it loads."""
-        return [self.checkpoint] + ([self.unet] if self.unet else [])
 
 
 RECIPES = {
@@ -110,8 +104,7 @@ RECIPES = {
         look_at="The lines under the VCUT nodes: **cross-attention: 64 computed**, and how many "
         "slices were chosen. Bypass both and compare: rounding is all that differs.",
         is_cut=False,
-        is_sliced=True,
-        slices_scope="feed_forward",
+        slicer="feed_forward",
     ),
     "svd_xt_vcut_8gb": Recipe(
         title="8 GB: SVD-XT with VCUT in little memory",
@@ -123,7 +116,7 @@ RECIPES = {
         "Guidance ends at step 17.",
         look_at="The lines under the VCUT nodes: **slicing: everything**, how many slices were "
         "chosen and the peak that they should give. **slices** 0 chooses anew at every run.",
-        is_sliced=True,
+        slicer="everything",
     ),
     "svd_xt_long": Recipe(
         title="Longer: 67 frames with VCUT",
@@ -136,7 +129,7 @@ RECIPES = {
         look_at="The lines under the nodes: **4 frames kept, 21 new**, and **46 + 21 = 67 "
         "frames**. **Motion of all parts** sets motion_bucket_id everywhere: where the parts "
         "differ, the seam shows.",
-        is_sliced=True,
+        slicer="everything",
         has_step_cache=True,
         continuations=2,
     ),
@@ -189,8 +182,7 @@ RECIPES = {
         sampling=FEW_STEPS,
         is_pruned=False,
         is_cut=False,
-        is_sliced=True,
-        slices_scope="feed_forward",
+        slicer="feed_forward",
         unet=ANIMATE_LCM,
     ),
     "svd_xt_vcut_paper": Recipe(

@@ -75,8 +75,8 @@ def _chain(recipe: Recipe, modes: dict) -> list[tuple[str, dict]]:
         chain.append(("UNETLoader", {"unet_name": recipe.unet.file, "weight_dtype": "default"}))
     if not recipe.is_pruned:
         chain.append(("VCUT_PatchSVDModel", modes))
-    if recipe.is_sliced:
-        chain.append(("VCUT_FeatureSlicer", {"slices": 0, "scope": recipe.slices_scope}))
+    if recipe.slicer is not None:
+        chain.append(("VCUT_FeatureSlicer", {"slices": 0, "scope": recipe.slicer}))
     if recipe.is_cut:
         chain.append(("VCUT_GuidanceScheduler", SCHEDULE))
     if recipe.has_step_cache:
