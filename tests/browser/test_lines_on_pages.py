@@ -5,7 +5,7 @@ import json
 import pytest
 from comfy_page import load_workflow, page_of, serialized
 from private_comfyui.install import WORKFLOWS
-from vcut.tests.support.page_scripts import USE_TINY_MODEL
+from vcut.tests.support.page_scripts import RUN, USE_TINY_MODEL
 
 pytestmark = pytest.mark.browser
 
@@ -14,18 +14,9 @@ TEXT_OF = """type => {
     const node = window.app.graph.nodes.find(node => node.type === type)
     return node.widgets.find(widget => widget.name === 'vcut_lines')?.element.innerText ?? null
 }"""
-RUN = """async ({seed}) => {
-    const find = type => window.app.graph.nodes.find(node => node.type === type)
-    const set = (type, name, value) => {
-        find(type).widgets.find(widget => widget.name === name).value = value
-    }
-    set('KSampler', 'seed', seed)
-    const ended = new Promise(end => {
-        for (const event of ['execution_success', 'execution_error', 'execution_interrupted'])
-            window.app.api.addEventListener(event, () => end(event), {once: true})
-    })
-    await window.app.queuePrompt(0)
-    return ended
+SET_SEED = """seed => {
+    const sampler = window.app.graph.nodes.find(node => node.type === 'KSampler')
+    sampler.widgets.find(widget => widget.name === 'seed').value = seed
 }"""
 RUN_ANOTHER_MEANWHILE = """async shown => {
     const {app} = window
@@ -68,7 +59,8 @@ def page(open_page):
 
 
 def _run(page, seed: int) -> None:
-    assert page.evaluate(RUN, {"seed": seed}) == "execution_success"
+    page.evaluate(SET_SEED, seed)
+    assert page.evaluate(RUN) == "execution_success"
     page.wait_for_timeout(SETTLE_MS)
 
 

@@ -9,6 +9,7 @@ import pytest
 from comfy_page import load_workflow, open_again, serialized
 from PIL import Image
 from vcut.tests.browser import test_lines_on_pages as lines
+from vcut.tests.support.page_scripts import RUN
 
 pytestmark = pytest.mark.browser
 open_page = lines.open_page
@@ -38,14 +39,6 @@ COMPARISON = """({labels, pairs}) => {
     }
     Object.assign(window.app.canvas.ds, {scale: 1, offset: [80, 40]})
     window.app.canvas.setDirty(true, true)
-}"""
-RUN = """async () => {
-    const ended = new Promise(end => {
-        for (const event of ['execution_success', 'execution_error', 'execution_interrupted'])
-            window.app.api.addEventListener(event, () => end(event), {once: true})
-    })
-    await window.app.queuePrompt(0)
-    return ended
 }"""
 BYPASS = "() => { window.app.graph.nodes.find(n => n.type === 'VCUT_CompareVideos').mode = 4 }"
 

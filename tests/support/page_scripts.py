@@ -24,3 +24,13 @@ USE_TINY_MODEL = """() => {
             window.app.api.addEventListener(event, () => end(event), {once: true})
     })
 }"""
+
+# Queues what is in the page; returns the event that ends the run.
+RUN = """async () => {
+    const ended = new Promise(end => {
+        for (const event of ['execution_success', 'execution_error', 'execution_interrupted'])
+            window.app.api.addEventListener(event, () => end(event), {once: true})
+    })
+    await window.app.queuePrompt(0)
+    return ended
+}"""
