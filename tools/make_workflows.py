@@ -22,6 +22,8 @@ from workflow_layout import layout  # noqa: E402
 
 COMFYUI_VERSION = "0.3.75"  # the host that the workflows are made on
 
+# What to call the number of a node that feeds several: by the node's title.
+NUMBERS = {"Motion of all parts": "motion_bucket_id", "Seed of both samplers": "seed"}
 READABLE = 0.65  # the page draws no text below 0.6
 MENUS = (90, 150)  # pixels that they take at the left and at the top
 WINDOW = (1480, 820)  # pixels that a window of 1600x1000 leaves for the graph
@@ -82,6 +84,8 @@ def finish(workflow: dict, name: str, recipe: Recipe) -> dict:
             properties["models"] = [recipe.checkpoint.metadata()]
         if node["type"] == "UNETLoader":
             properties["models"] = [recipe.unet.metadata()]
+        if node.get("title") in NUMBERS:
+            node["inputs"][0]["label"] = NUMBERS[node["title"]]
     return workflow
 
 

@@ -21,12 +21,14 @@ def test_app_view_names_inputs_that_are_there_and_the_saved_video(file):
         assert entry["widget"] and entry["link"] is None
 
 
-def test_newest_page_shows_picture_motion_and_seed_as_an_app(comfyui_with_newest_page):
-    fast = json.loads((WORKFLOWS / "svd_xt_vcut_fast.json").read_text(encoding="utf-8"))
+def test_newest_page_shows_picture_motion_and_seed_as_an_app(comfyui_with_newest_page, artefacts):
     server = comfyui_with_newest_page
     with placeholder_checkpoints(server), page_of(server, []) as page:
-        load_workflow(page, fast)
-        command = "window.app.extensionManager.command.execute('Comfy.ToggleLinear')"
-        page.evaluate(f"() => {command}")
-        for name in ("image", "motion_bucket_id", "seed"):
-            page.get_by_text(name, exact=True).first.wait_for()
+        for name in ("svd_xt_vcut_fast", "svd_compare", "svd_xt_long"):
+            load_workflow(page, json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8")))
+            command = "window.app.extensionManager.command.execute('Comfy.ToggleLinear')"
+            page.evaluate(f"() => {command}")
+            for label in ("image", "motion_bucket_id", "seed"):
+                page.get_by_text(label, exact=True).first.wait_for()
+            assert page.get_by_text("value", exact=True).count() == 0
+            page.screenshot(path=artefacts / f"app_{name}.png")
