@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor
 
 
@@ -32,8 +33,19 @@ def map_slices(function: Callable[[int, int], Tensor], length: int, slices: int)
         if output is None:
             if stop == length:
                 return piece
-            output = piece.new_empty((length, *piece.shape[1:]))
+            output = _room_for(length, piece)
         output[start:stop] = piece
         del piece  # before the next one is made
     assert output is not None
     return output
+
+
+def _room_for(length: int, piece: Tensor) -> Tensor:
+    """Return room for so many rows like those of ``piece``, in the layout of its pictures."""
+    is_channels_last = piece.ndim == 4 and piece.stride(1) == 1
+    return torch.empty(
+        (length, *piece.shape[1:]),
+        dtype=piece.dtype,
+        device=piece.device,
+        memory_format=torch.channels_last if is_channels_last else torch.contiguous_format,
+    )

@@ -1,8 +1,10 @@
 """A temporal residual block over slices of the picture's height, exact.
 
-Its group norms span all frames and pixels, so their statistics are taken first.
+Its group norms span all frames and pixels, so their statistics are taken first. They are applied
+as torch applies them, in its order of operations and of rounding.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from .slices import slice_bounds
+
+Affine = tuple[Tensor, Tensor]  # (scale, shift), each (B, C): a group norm is x * scale + shift
+
+
+class Statistics(Protocol):
+    """What a group norm needs to know of a tensor whose slices it is given."""
+
+    def add(self, x: Tensor) -> None:
+        """Take in a slice x (B, C, ...)."""
+        ...
+
+    def affine(self, weight: Tensor, bias: Tensor, eps: float) -> Affine:
+        """Return what the group norm multiplies and adds."""
+        ...
 
 
 class GroupStatistics:
@@ -42,13 +58,51 @@ class GroupStatistics:
         self._squares = self._squares + variance * count + delta**2 * (self._count * count / total)
         self._count = total
 
-    def affine(self, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """Return (scale, shift), each (B, C): a group norm is ``x * scale + shift``."""
+    def affine(self, weight: Tensor, bias: Tensor, eps: float) -> Affine:
+        """Return what the group norm multiplies and adds."""
         assert self._mean is not None and self._squares is not None, "no slice was added"
-        per_group = weight.shape[0] // self.groups
-        deviation = torch.rsqrt(self._squares / self._count + eps)
-        scale = deviation.repeat_interleave(per_group, dim=1) * weight.to(deviation.dtype)
-        return scale, bias.to(scale.dtype) - self._mean.repeat_interleave(per_group, dim=1) * scale
+        return _affine(self._mean, torch.rsqrt(self._squares / self._count + eps), weight, bias)
+
+
+class TensorStatistics:
+    """The same of a tensor that is there: torch's own statistics, to the last bit.
+
+    x: (B, C, ...), full once ``affine`` is called. Read a few groups at a time, for torch copies
+    what it normalises.
+    """
+
+    def __init__(self, x: Tensor, groups: int, slices: int) -> None:
+        self.x, self.groups, self.slices = x, groups, slices
+
+    def add(self, x: Tensor) -> None:
+        """Do nothing: the slice is in the tensor."""
+
+    def affine(self, weight: Tensor, bias: Tensor, eps: float) -> Affine:
+        """Return what the group norm multiplies and adds."""
+        bounds = slice_bounds(self.groups, min(self.slices, self.groups))
+        parts = [self._mean_and_rstd(start, stop, eps) for start, stop in bounds]
+        mean, rstd = (torch.cat(values, dim=1) for values in zip(*parts, strict=True))
+        return _affine(mean.to(_precise(self.x)), rstd.to(_precise(self.x)), weight, bias)
+
+    def _mean_and_rstd(self, start: int, stop: int, eps: float) -> tuple[Tensor, Tensor]:
+        """Return both of some groups, each (B, groups), as torch's own norm uses them."""
+        per_group = self.x.shape[1] // self.groups
+        part = self.x[:, start * per_group : stop * per_group]
+        batch, channels, *rest = part.shape
+        weight = bias = None
+        layout = torch.contiguous_format
+        if part.device.type == "cpu":
+            # Its kernel adds up in the order of the layout, and takes x's dtype for what it
+            # returns, though not for what it computes with, unless the weights have another.
+            layout = _layout(part)
+            weight = part.new_ones(channels, dtype=_precise(part))
+            bias = torch.zeros_like(weight)
+        part = part.contiguous(memory_format=layout)
+        pixels = math.prod(rest)
+        _, mean, rstd = torch.native_group_norm(
+            part, weight, bias, batch, channels, pixels, stop - start, eps
+        )
+        return mean, rstd
 
 
 @dataclass(frozen=True)
@@ -64,13 +118,13 @@ class NormThenConv:
     groups: int
     conv: Callable[[Tensor], Tensor]
 
-    def apply(self, x: Tensor, affine: tuple[Tensor, Tensor]) -> Tensor:
+    def apply(self, x: Tensor, affine: Affine) -> Tensor:
         """Return the three of a slice x (B, C, T, H', W), normalised by ``affine``."""
         scale, shift = (value[:, :, None, None, None] for value in affine)
-        normalised = (x * scale).add_(shift)  # in their dtype
-        return self.conv(nn.functional.silu(normalised, inplace=True).to(x.dtype))
+        normalised = torch.addcmul(shift, x, scale).to(x.dtype)  # torch's norm fuses them too
+        return self.conv(nn.functional.silu(normalised, inplace=True))
 
-    def affine(self, statistics: GroupStatistics) -> tuple[Tensor, Tensor]:
+    def affine(self, statistics: Statistics) -> Affine:
         """Return the scale and shift that this norm makes of ``statistics``."""
         return statistics.affine(self.weight, self.bias, self.eps)
 
@@ -91,6 +145,10 @@ class Rows(Protocol):
         """Put computed rows in their place."""
         ...
 
+    def statistics(self, groups: int, slices: int) -> Statistics:
+        """Return what takes in all rows, slice by slice, for a norm of so many groups."""
+        ...
+
 
 class TensorRows:
     """Rows of one tensor x (B, T, C, H, W); read as views of it."""
@@ -103,6 +161,17 @@ class TensorRows:
         """How many rows there are."""
         return self.x.shape[3]
 
+    def like(self, piece: Tensor) -> "TensorRows":
+        """Return room for as many rows of the dtype and layout of ``piece``."""
+        batch, frames, channels, height, width = self.x.shape
+        room = torch.empty(
+            (batch, channels, frames, height, width),
+            dtype=piece.dtype,
+            device=piece.device,
+            memory_format=_layout(piece),
+        )
+        return TensorRows(room.transpose(1, 2))
+
     def read(self, start: int, stop: int) -> Tensor:
         """Return rows as a view (B, C, T, stop - start, W)."""
         return self.x[:, :, :, start:stop].transpose(1, 2)
@@ -110,6 +179,10 @@ class TensorRows:
     def write(self, start: int, stop: int, piece: Tensor) -> None:
         """Copy rows into x."""
         self.read(start, stop).copy_(piece)
+
+    def statistics(self, groups: int, slices: int) -> Statistics:
+        """Return what reads x itself."""
+        return TensorStatistics(self.x.transpose(1, 2), groups, slices)
 
 
 def temporal_residual_in_place(
@@ -125,10 +198,8 @@ def temporal_residual_in_place(
     x: (B, T, C, H, W), contiguous. embedding: (B, C, T), added between the two, or None.
     mix: blends the block's input with its output, each (B, C, T, H', W).
     """
-    temporal_residual(
-        TensorRows(x), first, second, embedding, mix, slices,
-        lambda piece: TensorRows(torch.empty_like(x, dtype=piece.dtype)),
-    )  # fmt: skip
+    rows = TensorRows(x)
+    temporal_residual(rows, first, second, embedding, mix, slices, rows.like)
     return x
 
 
@@ -140,7 +211,7 @@ def temporal_residual(
     mix: Callable[[Tensor, Tensor], Tensor],
     slices: int,
     keep_hidden: Callable[[Tensor], Rows] | None = None,
-    statistics: GroupStatistics | None = None,
+    statistics: Statistics | None = None,
 ) -> None:
     """Run a temporal residual block over slices of rows, writing into them.
 
@@ -156,19 +227,22 @@ def temporal_residual(
 
     bounds = list(slice_bounds(rows.height, slices))
     if statistics is None:
-        statistics = GroupStatistics(first.groups)
+        statistics = rows.statistics(first.groups, slices)
         for start, stop in bounds:
             statistics.add(rows.read(start, stop))
     affine = first.affine(statistics)
-    hidden = None
-    statistics = GroupStatistics(second.groups)
+    hidden = statistics = None
     for start, stop in bounds:
         piece = hidden_of(start, stop)
-        statistics.add(piece)
         if keep_hidden is not None:
             hidden = hidden or keep_hidden(piece)
             hidden.write(start, stop, piece)
+        if statistics is None:
+            of_kept = hidden.statistics(second.groups, slices) if hidden else None
+            statistics = of_kept or GroupStatistics(second.groups)
+        statistics.add(piece)
         del piece
+    assert statistics is not None, "a picture without rows"
     last_affine = second.affine(statistics)
     for start, stop in bounds:
         inner = hidden.read(start, stop) if hidden else hidden_of(start, stop)
@@ -177,6 +251,19 @@ def temporal_residual(
         own = rows.read(start, stop)
         rows.write(start, stop, mix(own, piece.add_(own)))
         del piece, own
+
+
+def _affine(mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor) -> Affine:
+    """Return what a group norm multiplies and adds. mean, rstd: (B, groups). weight, bias: (C,)."""
+    per_group = weight.shape[0] // mean.shape[1]
+    mean, rstd = (value.repeat_interleave(per_group, dim=1) for value in (mean, rstd))
+    scale = rstd * weight.to(rstd.dtype)
+    return scale, torch.addcmul(bias.to(scale.dtype), mean, scale, value=-1)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """Return in which of its two layouts x (B, C, T, H, W) lies."""
+    return torch.channels_last_3d if x.stride(1) == 1 else torch.contiguous_format
 
 
 def _precise(x: Tensor) -> torch.dtype:

@@ -145,6 +145,21 @@ def test_temporal_residual_block_in_slices_is_the_whole_one(slices, dtype):
     assert (output - expected).norm() / expected.norm() < 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("is_channels_last", [False, True])
+@torch.no_grad()
+def test_temporal_residual_block_rounds_as_the_whole_one_does(dtype, is_channels_last):
+    block = TemporalBlock().to(dtype)
+    layout = torch.channels_last_3d if is_channels_last else torch.contiguous_format
+    x = (_random(2, 8, 5, 7, 3).to(dtype) + 2).contiguous(memory_format=layout)
+    embedding = _random(2, 8, 5, seed=3).to(dtype)
+    expected = block(x, embedding)
+    output = temporal_residual_in_place(
+        x.transpose(1, 2), *block.layers(), embedding, lambda a, b: 0.3 * a + 0.7 * b, 3
+    ).transpose(1, 2)
+    assert (output != expected).float().mean() < 1e-3
+
+
 # --- the estimate -------------------------------------------------------------------------------
 
 # One level: a convolution to 10 channels, a transformer, and on the way out a residual block that

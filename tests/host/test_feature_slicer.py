@@ -83,12 +83,12 @@ def test_one_slice_is_off(small, sample, expected, summaries):
     assert "slicing: off (as set)" in summaries()[-1]
 
 
-def test_half_precision_stays_close(tiny, make_small_svd, conditioning, difference):
+@pytest.mark.parametrize("scope", SCOPES)
+def test_half_precision_is_exact(tiny, make_small_svd, conditioning, scope):
     options = {"steps": STEPS, "conditioning": conditioning}
-    exact = tiny.sample(make_small_svd(), **options)
     half = make_small_svd(dtype=torch.bfloat16)
-    rounding = difference(tiny.sample(half, **options), exact)
-    assert difference(tiny.sample(sliced(half), **options), exact) < 1.5 * rounding
+    expected = tiny.sample(half, **options)
+    assert torch.equal(tiny.sample(sliced(half, scope), **options), expected)
 
 
 # --- it does slice ------------------------------------------------------------------------------
