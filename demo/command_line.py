@@ -4,19 +4,31 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-def positive(text: str) -> int:
-    """Return the whole number, 1 or more, that ``text`` says; argparse tells the user otherwise."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, got {text}")
-    return value
+def whole_number(low: int, high: int | None = None, step: int = 1) -> Callable[[str], int]:
+    """Return what reads a whole number of these bounds, a multiple of ``step``.
+
+    It raises argparse's own error otherwise, which the user sees as one sentence.
+    """
+    bounds = f", {low} or more" if high is None else f" from {low} to {high}"
+    expected = f"a whole number{bounds}" + (f", a multiple of {step}" if step > 1 else "")
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low or (high is not None and value > high) or value % step:
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
+        return value
+
+    return read
+
+
+positive = whole_number(1)
 
 
 @contextmanager

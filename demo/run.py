@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from command_line import positive, progress_bar
+from command_line import positive, progress_bar, whole_number
 from private_comfyui import long_prompts, prompts
 from private_comfyui.install import DEMO, PACK, WORKFLOWS, HostError, current_host, run_inside
 
@@ -20,6 +20,10 @@ EXAMPLE_IMAGE = DEMO / "tiny_svd" / "example_input.png"
 DEFAULT_WORKFLOW = WORKFLOWS / "svd_xt_vcut_fast.json"
 TINY_SIDE = 64  # pixels: the width and height that the tiny SVD was trained at
 TINY_FRAMES = 14
+# As ComfyUI's nodes take them; refused here before a server is started for nothing.
+STEPS = whole_number(1, 10_000)
+PIXELS = whole_number(16, 16_384, step=8)
+SEED = whole_number(0, 2**64 - 1)
 SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom")
 IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\x00", b"MM\x00*")
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".sft")
@@ -70,11 +74,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--frames", type=positive, help="of the video; more than the model's own: continued"
     )
-    parser.add_argument("--steps", type=positive, help="steps of the sampler")
-    parser.add_argument("--cut-step", type=positive, help="first step without guidance, from 1")
-    parser.add_argument("--width", type=positive, help="pixels, a multiple of 8")
-    parser.add_argument("--height", type=positive, help="pixels, a multiple of 8")
-    parser.add_argument("--seed", type=int, default=0, help="the same for both videos; default 0")
+    parser.add_argument("--steps", type=STEPS, help="steps of the sampler")
+    parser.add_argument("--cut-step", type=STEPS, help="first step without guidance, from 1")
+    parser.add_argument("--width", type=PIXELS, help="pixels, a multiple of 8")
+    parser.add_argument("--height", type=PIXELS, help="pixels, a multiple of 8")
+    parser.add_argument("--seed", type=SEED, default=0, help="the same for both videos; default 0")
     parser.add_argument(
         "--output", type=Path, default=PACK / "output", help="folder for the videos"
     )
