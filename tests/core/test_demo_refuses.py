@@ -1,11 +1,12 @@
 """What the demo refuses: in one sentence, before anything is installed or started."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
-from private_comfyui.install import DEMO, INSIDE
+from private_comfyui.install import DEMO, INSIDE, WORKFLOWS
 
 EXAMPLE = DEMO / "tiny_svd" / "example_input.png"
 
@@ -82,3 +83,27 @@ def test_path_that_the_terminal_cannot_write(demo, tmp_path, encoding):
 def test_path_of_another_kind(demo, tmp_path, option, name, expected):
     (tmp_path / "file").write_text("a text")
     assert demo(option, str(tmp_path / name)).startswith(f"VCUT: {expected}")
+
+
+def test_workflow_without_our_nodes(demo, tmp_path):
+    workflow = json.loads((WORKFLOWS / "svd_vcut.json").read_text(encoding="utf-8"))
+    workflow["nodes"] = [n for n in workflow["nodes"] if not n["type"].startswith("VCUT_")]
+    file = tmp_path / "stock.json"
+    file.write_text(json.dumps(workflow))
+    assert "has no VCUT node" in demo("--workflow", str(file))
+
+
+def test_workflow_with_the_slicer_alone_is_taken(demo, tmp_path):
+    workflow = tmp_path / "slicer.json"
+    inputs = {"model": ["2", 0], "slices": 2, "scope": "blocks"}
+    workflow.write_text(json.dumps({"1": {"class_type": "VCUT_FeatureSlicer", "inputs": inputs}}))
+    told = demo("--workflow", str(workflow), "--comfyui", str(tmp_path))
+    assert "a ComfyUI folder with a main.py" in told  # the next check
+
+
+def test_unknown_checkpoint_names_the_choices(demo, tmp_path):
+    (tmp_path / "models" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "models" / "checkpoints" / "svd_xt.safetensors").touch()
+    (tmp_path / "main.py").touch()
+    told = demo("--comfyui", str(tmp_path), "--checkpoint", "svd.safetensors")
+    assert told == "VCUT: no checkpoint svd.safetensors. Choices: svd_xt.safetensors."

@@ -1,6 +1,5 @@
 """What goes wrong around the private ComfyUI is one sentence, and leaves no process behind."""
 
-import json
 import os
 import socket
 import subprocess
@@ -14,17 +13,9 @@ from private_comfyui import install
 from private_comfyui.install import PACK, HostError, current_host
 from private_comfyui.serve import ComfyServer
 
-RUN = PACK / "demo" / "run.py"
-
 
 def _is_alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-def _run_demo(*arguments: str) -> subprocess.CompletedProcess:
-    environment = {k: v for k, v in os.environ.items() if k != install.INSIDE}
-    command = [sys.executable, str(RUN), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
 
 
 def test_port_in_use_is_one_sentence():
@@ -106,56 +97,6 @@ def test_full_disk_is_noticed_before_anything_is_installed(monkeypatch):
         install._require_disk(install.FREE_DISK_GB)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--image", "nowhere.png"], "found no file nowhere.png"),
-        (["--image", str(RUN)], "expected a picture"),
-        (["--workflow", "nowhere.json"], "could not read it"),
-        (["--comfyui", "/nowhere"], "a ComfyUI folder with a main.py"),
-    ],
-)
-def test_wrong_argument_of_the_demo_is_one_sentence(arguments, sentence):
-    result = _run_demo(*arguments)
-    assert result.returncode == 1
-    assert sentence in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert "Starting ComfyUI" not in result.stdout
-
-
-def test_workflow_without_our_nodes_is_refused_by_the_demo(tmp_path):
-    workflow = json.loads((PACK / "workflows" / "svd_vcut.json").read_text(encoding="utf-8"))
-    workflow["nodes"] = [n for n in workflow["nodes"] if not n["type"].startswith("VCUT_")]
-    left = {node["id"] for node in workflow["nodes"]}
-    workflow["links"] = [link for link in workflow["links"] if {link[1], link[3]} <= left]
-    for node_input in (entry for node in workflow["nodes"] for entry in node.get("inputs", ())):
-        if node_input["link"] not in {link[0] for link in workflow["links"]}:
-            node_input["link"] = None
-    file = tmp_path / "stock.json"
-    file.write_text(json.dumps(workflow))
-    result = _run_demo("--workflow", str(file))
-    assert result.returncode == 1
-    assert "has no VCUT node" in result.stderr
-
-
-def test_workflow_with_the_slicer_alone_is_taken(tmp_path):
-    workflow = tmp_path / "slicer.json"
-    inputs = {"model": ["2", 0], "slices": 2, "scope": "blocks"}
-    workflow.write_text(json.dumps({"1": {"class_type": "VCUT_FeatureSlicer", "inputs": inputs}}))
-    result = _run_demo("--workflow", str(workflow), "--comfyui", "/nowhere")
-    assert "a ComfyUI folder with a main.py" in result.stderr  # the next check
-
-
-def test_unknown_checkpoint_of_the_demo_names_the_choices(tmp_path):
-    comfyui = tmp_path / "ComfyUI"
-    (comfyui / "models" / "checkpoints").mkdir(parents=True)
-    (comfyui / "models" / "checkpoints" / "svd_xt.safetensors").touch()
-    (comfyui / "main.py").touch()
-    result = _run_demo("--comfyui", str(comfyui), "--checkpoint", "svd.safetensors")
-    assert result.returncode == 1
-    assert "no checkpoint svd.safetensors. Choices: svd_xt.safetensors." in result.stderr
-
-
 def test_environment_that_is_not_ours_is_left_alone(monkeypatch, tmp_path):
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "pyvenv.cfg").write_text("home = somewhere\n")
@@ -189,6 +130,14 @@ def test_command_becomes_its_inner_process_so_that_signals_reach_it(tmp_path):
     assert int(process.stdout.readline()) == process.pid
     process.terminate()
     assert process.wait(10) != 0
+
+
+def test_environment_below_a_name_that_no_pipe_can_write_is_found(monkeypatch, tmp_path):
+    folder = tmp_path / "J\u00f6 \u4e2d"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    for name, value in {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}.items():
+        monkeypatch.setenv(name, value)  # as on Windows
+    assert folder in install._wheel_folder(install._python_in(folder)).parents
 
 
 def test_making_the_environment_again_keeps_our_mark_and_the_checkpoints(tmp_path):
