@@ -27,6 +27,7 @@ def main() -> int:
         print(f"VCUT: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("\nVCUT: stopped.", file=sys.stderr)
         return 130
     if exit_code is not None:
         return exit_code

