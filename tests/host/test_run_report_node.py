@@ -146,7 +146,8 @@ def _report_in_graph(latent: dict, *patches: str) -> str:
     graph["sampler"] = {"class_type": "KSampler", "inputs": {"model": [last, 0], "steps": STEPS}}
     graph["report"] = {"class_type": "VCUT_RunReport", "inputs": {"samples": ["sampler", 0]}}
     hidden = {io.Hidden.unique_id: "report", io.Hidden.dynprompt: DynamicPrompt(graph)}
-    return RunReportNode.PREPARE_CLASS_CLONE(hidden).execute(latent).result[0]
+    in_graph = type("InGraph", (RunReportNode,), {"hidden": io.HiddenHolder.from_dict(hidden)})
+    return in_graph.execute(latent).result[0]
 
 
 @pytest.fixture
