@@ -3,16 +3,22 @@
 Imports nothing outside the standard library.
 """
 
-import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
-if os.name == "nt":
+if sys.platform == "win32":
     import msvcrt
+
+    def _lock(descriptor: int, waits: bool) -> None:  # ten seconds at most
+        msvcrt.locking(descriptor, msvcrt.LK_LOCK if waits else msvcrt.LK_NBLCK, 1)
+
 else:
     import fcntl
+
+    def _lock(descriptor: int, waits: bool) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
 
 
 @contextmanager
@@ -22,19 +28,16 @@ def locked(file: Path, tell: Callable[[str], None]) -> Iterator[int]:
     tell: called with a sentence where another process has it, which is waited for.
     """
     with file.open("a") as lock:
-        if not _try(lock, waits=False):
+        if not _has_locked(lock.fileno(), waits=False):
             tell(f"Waiting for another command that works in {file.parent.name}")
-            while not _try(lock, waits=True):
+            while not _has_locked(lock.fileno(), waits=True):
                 pass
         yield lock.fileno()
 
 
-def _try(lock: IO, waits: bool) -> bool:
+def _has_locked(descriptor: int, waits: bool) -> bool:
     try:
-        if os.name == "nt":  # which waits ten seconds at most
-            msvcrt.locking(lock.fileno(), msvcrt.LK_LOCK if waits else msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        _lock(descriptor, waits)
     except OSError:
         return False
     return True
