@@ -28,6 +28,7 @@ with locked(Path(sys.argv[2]), lambda text: print(text, flush=True)):
     input()
 """
 PIP = """
+import signal; signal.signal(signal.SIGINT, signal.default_int_handler)  # a CI's shell ignores it
 import sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from private_comfyui import install
