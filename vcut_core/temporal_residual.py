@@ -65,10 +65,10 @@ class GroupStatistics:
 
 
 class TensorStatistics:
-    """The same of a tensor that is there: torch's own statistics, to the last bit.
+    """The same of a tensor that is there, with the sums in torch's own order.
 
-    x: (B, C, ...), full once ``affine`` is called. Read a few groups at a time, for torch copies
-    what it normalises.
+    x: (B, C, T, H, W), full once ``affine`` is called. Read in ``slices`` slices of its groups, for
+    torch copies what it normalises.
     """
 
     def __init__(self, x: Tensor, groups: int, slices: int) -> None:
@@ -79,28 +79,28 @@ class TensorStatistics:
 
     def affine(self, weight: Tensor, bias: Tensor, eps: float) -> Affine:
         """Return what the group norm multiplies and adds."""
-        bounds = slice_bounds(self.groups, min(self.slices, self.groups))
+        # A slice in float32 takes no more bytes than one of x.
+        slices = self.slices * _precise(self.x).itemsize // self.x.itemsize
+        bounds = slice_bounds(self.groups, slices)
         parts = [self._mean_and_rstd(start, stop, eps) for start, stop in bounds]
         mean, rstd = (torch.cat(values, dim=1) for values in zip(*parts, strict=True))
-        return _affine(mean.to(_precise(self.x)), rstd.to(_precise(self.x)), weight, bias)
+        return _affine(mean, rstd, weight, bias)
 
     def _mean_and_rstd(self, start: int, stop: int, eps: float) -> tuple[Tensor, Tensor]:
-        """Return both of some groups, each (B, groups), as torch's own norm uses them."""
+        """Return both of some groups, each (B, groups), in the precision torch computes in."""
         per_group = self.x.shape[1] // self.groups
         part = self.x[:, start * per_group : stop * per_group]
         batch, channels, *rest = part.shape
         weight = bias = None
-        layout = torch.contiguous_format
-        if part.device.type == "cpu":
-            # Its kernel adds up in the order of the layout, and takes x's dtype for what it
-            # returns, though not for what it computes with, unless the weights have another.
-            layout = _layout(part)
+        # It returns its weights' dtype, else its input's, rounded further than what it uses.
+        if part.device.type == "cpu":  # whose sums have the order of layout and dtype
+            part = part.contiguous(memory_format=_layout(part))
             weight = part.new_ones(channels, dtype=_precise(part))
             bias = torch.zeros_like(weight)
-        part = part.contiguous(memory_format=layout)
-        pixels = math.prod(rest)
+        else:  # whose kernels take one layout, and weights of their input's dtype only
+            part = part.to(_precise(part)).contiguous()
         _, mean, rstd = torch.native_group_norm(
-            part, weight, bias, batch, channels, pixels, stop - start, eps
+            part, weight, bias, batch, channels, math.prod(rest), stop - start, eps
         )
         return mean, rstd
 
@@ -121,8 +121,9 @@ class NormThenConv:
     def apply(self, x: Tensor, affine: Affine) -> Tensor:
         """Return the three of a slice x (B, C, T, H', W), normalised by ``affine``."""
         scale, shift = (value[:, :, None, None, None] for value in affine)
-        normalised = torch.addcmul(shift, x, scale).to(x.dtype)  # torch's norm fuses them too
-        return self.conv(nn.functional.silu(normalised, inplace=True))
+        normalised = x.to(scale.dtype, copy=True)
+        torch.addcmul(shift, normalised, scale, out=normalised)  # fused, as in torch's own norm
+        return self.conv(nn.functional.silu(normalised.to(x.dtype), inplace=True))
 
     def affine(self, statistics: Statistics) -> Affine:
         """Return the scale and shift that this norm makes of ``statistics``."""
@@ -195,7 +196,8 @@ def temporal_residual_in_place(
 ) -> Tensor:
     """Run a temporal residual block over slices of the picture's height, writing into x.
 
-    x: (B, T, C, H, W), contiguous. embedding: (B, C, T), added between the two, or None.
+    x: (B, T, C, H, W), its frames contiguous or channels-last. embedding: (B, C, T), added between
+    the two, or None.
     mix: blends the block's input with its output, each (B, C, T, H', W).
     """
     rows = TensorRows(x)
@@ -231,15 +233,19 @@ def temporal_residual(
         for start, stop in bounds:
             statistics.add(rows.read(start, stop))
     affine = first.affine(statistics)
-    hidden = statistics = None
+    hidden: Rows | None = None
+    statistics = None
     for start, stop in bounds:
         piece = hidden_of(start, stop)
         if keep_hidden is not None:
             hidden = hidden or keep_hidden(piece)
             hidden.write(start, stop, piece)
         if statistics is None:
-            of_kept = hidden.statistics(second.groups, slices) if hidden else None
-            statistics = of_kept or GroupStatistics(second.groups)
+            statistics = (
+                GroupStatistics(second.groups)
+                if hidden is None
+                else hidden.statistics(second.groups, slices)
+            )
         statistics.add(piece)
         del piece
     assert statistics is not None, "a picture without rows"

