@@ -12,19 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from command_line import positive, progress_bar, whole_number
-from private_comfyui import long_prompts, prompts
+from command_line import progress_bar, whole_number
+from private_comfyui import choices, long_prompts, prompts
 from private_comfyui.install import DEMO, PACK, WORKFLOWS, HostError, current_host, run_inside
 
 EXAMPLE_IMAGE = DEMO / "tiny_svd" / "example_input.png"
 DEFAULT_WORKFLOW = WORKFLOWS / "svd_xt_vcut_fast.json"
-TINY_SIDE = 64  # pixels: the width and height that the tiny SVD was trained at
-TINY_FRAMES = 14
-# As ComfyUI's nodes take them; refused here before a server is started for nothing.
-STEPS = whole_number(1, 10_000)
-PIXELS = whole_number(16, 16_384, step=8)
 SEED = whole_number(0, 2**64 - 1)
-SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom")
 IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\x00", b"MM\x00*")
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".sft")
 
@@ -69,15 +63,8 @@ def _parse() -> argparse.Namespace:
         description="One picture becomes a video, without and with VCUT."
     )
     parser.add_argument("--image", type=Path, default=EXAMPLE_IMAGE, help="the picture")
-    parser.add_argument("--checkpoint", help="an SVD checkpoint of ComfyUI; default: the tiny SVD")
     parser.add_argument("--workflow", type=Path, default=DEFAULT_WORKFLOW, help="with VCUT in it")
-    parser.add_argument(
-        "--frames", type=positive, help="of the video; more than the model's own: continued"
-    )
-    parser.add_argument("--steps", type=STEPS, help="steps of the sampler")
-    parser.add_argument("--cut-step", type=STEPS, help="first step without guidance, from 1")
-    parser.add_argument("--width", type=PIXELS, help="pixels, a multiple of 8")
-    parser.add_argument("--height", type=PIXELS, help="pixels, a multiple of 8")
+    choices.add_options(parser)
     parser.add_argument("--seed", type=SEED, default=0, help="the same for both videos; default 0")
     parser.add_argument(
         "--output", type=Path, default=PACK / "output", help="folder for the videos"
@@ -107,7 +94,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.comfyui is not None and arguments.checkpoint is not None:
         folder = arguments.comfyui / "models" / "checkpoints"
         if folder.is_dir() and not (arguments.comfyui / "extra_model_paths.yaml").exists():
-            _check_checkpoint(arguments.checkpoint, _checkpoints_in(folder))
+            choices.check_checkpoint(arguments.checkpoint, _checkpoints_in(folder))
 
 
 def _check_output(folder: Path) -> None:
@@ -123,12 +110,6 @@ def _check_output(folder: Path) -> None:
 def _checkpoints_in(folder: Path) -> list[str]:
     files = (file for file in folder.rglob("*") if file.suffix in CHECKPOINT_SUFFIXES)
     return sorted(str(file.relative_to(folder)) for file in files)
-
-
-def _check_checkpoint(name: str, choices: list[str]) -> None:
-    if name not in choices:
-        found = ", ".join(choices) if choices else "none"
-        raise HostError(f"no checkpoint {name}. Choices: {found}.")
 
 
 def _check_image(path: Path) -> None:
@@ -147,8 +128,13 @@ def _make_videos(arguments: argparse.Namespace) -> tuple[dict[str, Video], Path]
     from private_comfyui.serve import ComfyServer
 
     print("Starting ComfyUI", flush=True)
+    workflow = prompts.load(arguments.workflow)
+    chosen = choices.Choices.read(arguments, is_tiny=arguments.checkpoint is None)
     with ComfyServer(current_host()) as server:
-        variants = _variants(*_prompt(arguments, server))
+        image = server.upload(arguments.image)
+        object_info = server.get("/object_info")
+        prompt = choices.to_prompt(workflow, chosen, object_info, image, arguments.seed)
+        variants = _variants(*prompt)
         for variant in variants.values():  # load and warm up, so that the seconds compare
             server.run(_shortened(variant))
         made = {
@@ -194,48 +180,12 @@ def _variants(prompt: dict, frames: int | None) -> dict[str, dict]:
     return variants
 
 
-def _prompt(arguments: argparse.Namespace, server) -> tuple[dict, int | None]:
-    """Return the workflow as a prompt, with the user's choices in it.
-
-    And the frames of the video, where it is longer than the model's own: the prompt has these.
-    """
-    object_info = server.get("/object_info")
-    prompt = prompts.to_prompt(prompts.load(arguments.workflow), object_info)
-    prompt = prompts.without_comparison(prompt)  # this command compares by itself
-    prompt, parts = long_prompts.first_part(prompt)
-    width, height, frames = arguments.width, arguments.height, arguments.frames
-    own_frames = long_prompts.video_frames(prompt)
-    if arguments.checkpoint is None:
-        prompts.replace_loader(prompt, "VCUT_LoadTinySVD")
-        width, height, own_frames = width or TINY_SIDE, height or TINY_SIDE, TINY_FRAMES
-    else:
-        loader = object_info[prompts.STOCK_LOADER]["input"]["required"]
-        _check_checkpoint(arguments.checkpoint, loader["ckpt_name"][0])
-        for loader in (prompts.STOCK_LOADER, prompts.PRUNED_LOADER):
-            prompts.set_inputs(prompt, loader, ckpt_name=arguments.checkpoint)
-    prompts.set_inputs(prompt, "LoadImage", image=server.upload(arguments.image))
-    prompts.set_inputs(
-        prompt,
-        long_prompts.CONDITIONING,
-        width=width,
-        height=height,
-        video_frames=own_frames and min(own_frames, frames or own_frames),
-    )
-    if frames is None and own_frames and parts:
-        frames = own_frames + parts * (own_frames - long_prompts.OVERLAP)
-    for sampler in SAMPLERS:
-        seed = arguments.seed
-        prompts.set_inputs(prompt, sampler, steps=arguments.steps, seed=seed, noise_seed=seed)
-    prompts.set_inputs(prompt, "VCUT_GuidanceScheduler", cut_step=arguments.cut_step)
-    return prompt, frames if own_frames and frames and frames > own_frames else None
-
-
 def _shortened(prompt: dict) -> dict:
     """Return the prompt with one step and another seed, so that nothing of it is reused."""
     import copy
 
     prompt = copy.deepcopy(prompt)
-    for sampler in SAMPLERS:
+    for sampler in choices.SAMPLERS:
         prompts.set_inputs(prompt, sampler, steps=1, seed=2**32, noise_seed=2**32)
     return prompt
 

@@ -10,15 +10,9 @@ import socket
 import subprocess
 import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import requests
-import websocket
-
+from private_comfyui.client import ComfyClient, ServerError
 from private_comfyui.install import DEMO, FOLDER, INSIDE, PACK, WORKFLOWS, Host, HostError
 
 LAUNCHER = FOLDER / "launch.py"
@@ -31,21 +25,7 @@ PACK_FILES = ("__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "R
 PACK_FOLDERS = ("nodes", "comfy_adapter", "vcut_core", "plots", "locales", "subgraphs")
 
 
-@dataclass
-class Run:
-    """What one queued prompt gave.
-
-    files: outputs by node id. texts: the last text shown on each node. events: messages of other
-    kinds, by type. seconds: from queueing to the end.
-    """
-
-    files: dict[str, list[dict]] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
-    events: dict[str, list[dict]] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-class ComfyServer:
+class ComfyServer(ComfyClient):
     """A headless ComfyUI with this pack in it, on a free port of this machine.
 
     All that it writes lies in a folder of its own that goes when it stops.
@@ -54,8 +34,7 @@ class ComfyServer:
     def __init__(self, host: Host, port: int | None = None, arguments: tuple[str, ...] = ()):
         self.host = host
         self.port = port or _free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.client_id = uuid.uuid4().hex
+        super().__init__(f"http://127.0.0.1:{self.port}")
         self.folder = Path(tempfile.mkdtemp(prefix="vcut-comfyui-"))
         self.log = self.folder / "server.log"
         self._arguments = arguments
@@ -116,70 +95,15 @@ class ComfyServer:
             self._process = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def empty_folders(self) -> None:
+        """Remove what prompts have brought and made, which would fill the disk in the end."""
+        for name in ("input", "output", "temp"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            (self.folder / name).mkdir(exist_ok=True)
+
     def log_text(self) -> str:
         """Return everything that the server has logged."""
         return self.log.read_text(errors="replace")
-
-    def get(self, path: str) -> dict:
-        """Return the JSON that the server has at ``path``."""
-        return self._request("get", path).json()
-
-    def upload(self, picture: Path) -> str:
-        """Upload a picture and return the name to give LoadImage."""
-        with picture.open("rb") as file:
-            answer = self._request(
-                "post",
-                "/upload/image",
-                files={"image": (picture.name, file)},
-                data={"overwrite": "true"},
-            )
-        return answer.json()["name"]
-
-    def interrupt(self) -> None:
-        """Ask the server to stop the prompt that is running."""
-        self._request("post", "/interrupt")
-
-    def run(self, prompt: dict, on_progress: Callable[[int, int], None] | None = None) -> Run:
-        """Queue a prompt in API format, follow it to its end and return what it gave.
-
-        on_progress: called with (steps done, steps in all) of the sampler.
-        Raises HostError naming the node when the server refuses the prompt or a node fails.
-        """
-        started_at = time.perf_counter()
-        run = Run()
-        with self._messages() as messages:
-            body = {"prompt": prompt, "client_id": self.client_id}
-            answer = _json(self._request("post", "/prompt", json=body))
-            if "prompt_id" not in answer:
-                raise HostError(f"ComfyUI refused the workflow: {_refusal(answer)}")
-            self._follow(messages, answer["prompt_id"], run, on_progress)
-        run.seconds = time.perf_counter() - started_at
-        history = self.get(f"/history/{answer['prompt_id']}")[answer["prompt_id"]]
-        for node_id, outputs in history["outputs"].items():
-            run.files[node_id] = [
-                item
-                for items in outputs.values()
-                if isinstance(items, list)
-                for item in items
-                if isinstance(item, dict) and "filename" in item
-            ]
-        return run
-
-    def fetch(self, file: dict, destination: Path) -> Path:
-        """Download one of a run's files to ``destination`` and return that path."""
-        names = {name: file[name] for name in ("filename", "subfolder", "type")}
-        answer = self._request("get", "/view", params=names)
-        answer.raise_for_status()
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        destination.write_bytes(answer.content)
-        return destination
-
-    def _request(self, method: str, path: str, **options) -> requests.Response:
-        try:
-            return requests.request(method, self.url + path, timeout=60, **options)
-        except requests.RequestException:
-            time.sleep(1)  # the log's last lines follow the broken connection
-            raise self._error("ComfyUI does not answer") from None
 
     def _lay_out(self) -> None:
         for name in ("custom_nodes", "input", "output", "temp", "user", "models"):
@@ -213,49 +137,13 @@ class ComfyServer:
         if "(prompt_worker)" in self.log_text():  # a dead thread's traceback; nothing runs any more
             raise self._error("ComfyUI's queue has stopped")
 
-    def _error(self, what: str) -> HostError:
+    def _require_known(self, prompt_id: str) -> None:
+        self._require_alive()  # it may be too busy to answer, and nobody else uses it
+
+    def _error(self, what: str) -> ServerError:
+        time.sleep(1)  # the log's last lines follow a broken connection
         tail = "\n".join(self.log_text().splitlines()[-20:])
-        return HostError(f"{what}. The end of its log:\n{tail}")
-
-    @contextmanager
-    def _messages(self) -> Iterator:
-        url = f"ws://127.0.0.1:{self.port}/ws?clientId={self.client_id}"
-        try:
-            connection = websocket.create_connection(url, timeout=2)
-        except (websocket.WebSocketException, OSError):
-            raise self._error("ComfyUI does not answer") from None
-        try:
-            yield connection
-        finally:
-            connection.close()
-
-    def _follow(self, messages, prompt_id: str, run: Run, on_progress) -> None:
-        while True:
-            try:
-                message = messages.recv()
-            except websocket.WebSocketTimeoutException:
-                self._require_alive()
-                continue
-            except (websocket.WebSocketException, OSError):
-                time.sleep(1)  # the log's last lines follow the broken connection
-                raise self._error("ComfyUI broke the connection") from None
-            if isinstance(message, bytes):
-                _note_text(message, run)
-                continue
-            event = json.loads(message)
-            kind, data = event["type"], event["data"]
-            if data.get("prompt_id", prompt_id) != prompt_id:
-                continue
-            if kind == "progress" and on_progress is not None:
-                on_progress(data["value"], data["max"])
-            elif kind == "execution_error":
-                raise HostError(f"{data['node_type']} failed: {data['exception_message'].strip()}")
-            elif kind == "execution_interrupted":
-                raise HostError("the run was interrupted.")
-            elif kind == "executing" and data["node"] is None:
-                return  # sent last, when the history holds the outputs
-            else:
-                run.events.setdefault(kind, []).append(data)
+        return ServerError(f"{what}. The end of its log:\n{tail}")
 
 
 def copy_pack(destination: Path) -> None:
@@ -276,29 +164,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def _note_text(message: bytes, run: Run) -> None:
-    """Keep the text of a binary progress-text message: type 3, length of the id, id, text."""
-    if int.from_bytes(message[:4], "big") != 3:
-        return
-    length = int.from_bytes(message[4:8], "big")
-    node_id, text = message[8 : 8 + length], message[8 + length :]
-    run.texts[node_id.decode()] = text.decode()
-
-
-def _json(answer: requests.Response) -> dict:
-    """Return what the server said; of its own failure it sends a page and not JSON."""
-    if answer.status_code >= 500:
-        return {"error": f"it failed itself (HTTP {answer.status_code})"}
-    return answer.json()
-
-
-def _refusal(answer: dict) -> str:
-    """Return the first reasons for which a server refused a prompt."""
-    reasons = [
-        f"{node['class_type']}: {error['message']} ({error['details']})"
-        for node in answer.get("node_errors", {}).values()
-        for error in node["errors"]
-    ]
-    return "; ".join(reasons[:3]) or str(answer.get("error", answer))
