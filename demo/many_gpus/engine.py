@@ -1,0 +1,108 @@
+"""Ray: started on this machine or joined, with one actor for each ComfyUI."""
+
+import logging
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from private_comfyui.install import Host, HostError
+
+OBJECT_STORE_BYTES = 300_000_000  # for pictures and videos on their way
+ADDRESS = re.compile(r"(ray://)?([^/:]+):(\d+)")
+CONNECT_S = 10
+
+
+@contextmanager
+def engine(address: str | None) -> Iterator[None]:
+    """Run the block with Ray: of this machine alone, or of the cluster at ``address``.
+
+    Without an address Ray listens on the loopback device only, and ends with this process.
+    Raises HostError where nothing answers at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if address is not None:
+        _require_answer(address)
+        with _joined(address):
+            yield
+        return
+    # What Ray does by itself on Windows and on a Mac: it takes 127.0.0.1 for this machine's
+    # address, and its servers then listen there only. Read when Ray is imported.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    # Paths of sockets are short: /tmp, and not a Mac's long folder for temporary files.
+    folder = tempfile.mkdtemp(prefix="vcut-ray-", dir="/tmp" if os.name == "posix" else None)
+    try:
+        import ray
+
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=folder,
+            # What a killed worker leaves behind goes with the folder.
+            runtime_env={"env_vars": {"TMPDIR": folder, "TEMP": folder}},
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_answer(address: str) -> None:
+    match = ADDRESS.fullmatch(address)
+    if not match:
+        raise HostError(f"expected the address of a Ray cluster, HOST:PORT, got {address}.")
+    try:
+        socket.create_connection((match[2], int(match[3])), CONNECT_S).close()
+    except OSError as error:
+        raise HostError(
+            f"no Ray cluster answers at {address}: {error}. Start one with `ray start --head`."
+        ) from None
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray has no class of its own for it
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise HostError(f"could not join the Ray cluster at {address}: {reason}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def make_actors(host: Host | None, servers: list[str], num_workers: int | None) -> list:
+    """Return an actor for each worker: ``ComfyWorker`` as Ray runs it.
+
+    servers: URLs of ComfyUI servers that run already; else each worker starts ``host`` on a GPU of
+    its own, or on its share of the CPU cores where Ray sees no GPU. num_workers: None for one on
+    this machine, and for one on each GPU of a cluster.
+    """
+    import ray
+
+    from many_gpus.worker import ComfyWorker
+
+    actor = ray.remote(max_restarts=-1, max_task_retries=-1)(ComfyWorker)
+    if servers:
+        return [actor.options(num_cpus=0).remote(url=url) for url in servers]
+    found = ray.cluster_resources()
+    gpus, cores = int(found.get("GPU", 0)), int(found.get("CPU", 1))
+    is_cluster = len(ray.nodes()) > 1
+    number = num_workers or (max(gpus, 1) if is_cluster else 1)
+    if gpus:
+        share = {"num_gpus": 1, "num_cpus": 0}
+    else:  # Ray sets OMP_NUM_THREADS to it
+        share = {"num_cpus": max(cores // number, 1)}
+    return [actor.options(**share).remote(host=host) for _ in range(number)]
