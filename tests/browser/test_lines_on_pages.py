@@ -23,7 +23,7 @@ RUN_ANOTHER_MEANWHILE = """async shown => {
     await app.loadGraphData({...shown, id: crypto.randomUUID()})
     const find = type => app.graph.nodes.find(node => node.type === type)
     find('VCUT_GuidanceScheduler').mode = 4
-    find('KSampler').widgets.find(widget => widget.name === 'steps').value = 60
+    find('KSampler').widgets.find(widget => widget.name === 'steps').value = 25
     const ended = new Promise(end => {
         app.api.addEventListener('execution_success', end, {once: true})
     })
@@ -35,8 +35,10 @@ SETTLE_MS = 1500  # newer pages take the host's own texts away after a run
 
 
 @pytest.fixture(scope="module", params=["classic", "Nodes 2.0"])
-def open_page(request, server):
+def open_page(request, server, comfyui):
     """The page in one of its two looks, with the errors that its console told."""
+    if request.param == "Nodes 2.0" and server is comfyui:
+        pytest.skip("Nodes 2.0 of 0.3.75 is a beta that is off by default")
     errors: list[str] = []
     with page_of(server, errors) as page:
         enabled = json.dumps(request.param == "Nodes 2.0")

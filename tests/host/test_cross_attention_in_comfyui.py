@@ -10,7 +10,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from vcut.comfy_adapter import with_technique
 from vcut.vcut_core.cross_attention import CrossAttentionConfig
 
-SAMPLERS = ("euler", "heun", "dpmpp_2m_sde", "uni_pc")
+SAMPLERS = (("euler", 25), ("heun", 6), ("dpmpp_2m_sde", 6), ("uni_pc", 6))  # and steps
 CACHED = CrossAttentionConfig()
 REMOVED = CrossAttentionConfig(temporal="remove")
 KEPT = CrossAttentionConfig(temporal="keep", spatial="keep")
@@ -23,22 +23,20 @@ def _zeros(module, args, kwargs, output):
 # --- the picture ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_cached_equals_the_unpatched_model_when_run_for_25_steps(tiny, biased, difference, sampler):
-    conditioning = tiny.conditioning(frames=2)
-    unpatched = tiny.sample(biased, sampler=sampler, conditioning=conditioning)
-    model = with_technique(biased, CACHED)
-    cached = tiny.sample(model, sampler=sampler, conditioning=conditioning)
+@pytest.mark.parametrize(("sampler", "steps"), SAMPLERS)
+def test_cached_equals_the_unpatched_model(tiny, biased, difference, sampler, steps):
+    options = {"sampler": sampler, "steps": steps, "conditioning": tiny.conditioning(frames=2)}
+    unpatched = tiny.sample(biased, **options)
+    cached = tiny.sample(with_technique(biased, CACHED), **options)
     assert difference(cached, unpatched) < 1e-5
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_remove_equals_zeros_from_every_temporal_layer(tiny, biased, difference, sampler):
-    conditioning = tiny.conditioning(frames=2)
+@pytest.mark.parametrize(("sampler", "steps"), SAMPLERS)
+def test_remove_equals_zeros_from_every_temporal_layer(tiny, biased, difference, sampler, steps):
+    options = {"sampler": sampler, "steps": steps, "conditioning": tiny.conditioning(frames=2)}
     with tiny.hooked(_zeros, "temporal"):
-        reference = tiny.sample(biased, sampler=sampler, conditioning=conditioning)
-    model = with_technique(biased, REMOVED)
-    removed = tiny.sample(model, sampler=sampler, conditioning=conditioning)
+        reference = tiny.sample(biased, **options)
+    removed = tiny.sample(with_technique(biased, REMOVED), **options)
     assert difference(removed, reference) < 1e-5
 
 

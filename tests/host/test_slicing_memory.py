@@ -1,5 +1,7 @@
 """What slices save, counted on the full-size SVD without its weights, and what the host is told."""
 
+import functools
+
 import comfy.model_management as management
 import comfy.sampler_helpers
 import pytest
@@ -25,6 +27,12 @@ def _sliced(model, scope, slices):
     return with_technique(model, SlicingConfig(slices, scope))
 
 
+@pytest.fixture(scope="module")
+def peak_in_8(full_size):
+    """A function: scope -> peak at full size in 8 slices, counted once."""
+    return functools.cache(lambda scope: measure_call(_sliced(full_size, scope, 8)).peak_bytes)
+
+
 # --- the peak -----------------------------------------------------------------------------------
 
 
@@ -34,7 +42,7 @@ def _sliced(model, scope, slices):
         ("feed_forward", 8, 4.5 * GB),
         ("blocks", 8, 3.4 * GB),
         ("everything", 8, 2.3 * GB),
-        ("everything", 64, 1.9 * GB),
+        ("everything", 24, 2.0 * GB),
     ],
 )
 def test_peak_stays_below_its_limit_at_full_size(full_size, scope, slices, limit):
@@ -62,7 +70,7 @@ def test_unsliced_peak_is_that_of_the_temporal_feed_forward(full_size):
         ({"frames": 14, "height": 320, "width": 576}, 3),
         ({"frames": 25, "height": 320, "width": 576, "conds": 1}, 8),
         ({"frames": 2, "height": 296, "width": 408}, 1),
-        ({"frames": 3, "height": 1024, "width": 1024}, 64),
+        ({"frames": 3, "height": 1024, "width": 1024}, 16),
     ],
     ids=str,
 )
@@ -87,13 +95,12 @@ def _patch_first(model):
 
 @pytest.mark.parametrize("patch", [_patch_all, _patch_first])
 @pytest.mark.parametrize("scope", ["feed_forward", "blocks", "everything"])
-def test_estimate_knows_blocks_that_another_pack_has_patched(full_size, scope, patch):
+def test_estimate_knows_blocks_that_another_pack_has_patched(full_size, peak_in_8, scope, patch):
     model = _sliced(full_size, scope, 8)
-    alone = measure_call(model).peak_bytes
     patch(model)  # after the slicer
     peak = measure_call(model).peak_bytes
     assert 1.1 * peak < model.memory_required(FULL) < 1.4 * peak
-    assert peak > alone or scope == "feed_forward"
+    assert peak > peak_in_8(scope) or scope == "feed_forward"
 
 
 # --- what the host is told ----------------------------------------------------------------------
