@@ -23,6 +23,7 @@ class Dispatch:
 
     def __init__(self, actors: Sequence[Any], tell: Callable[[str], None]):
         self._tell = tell
+        self._numbers = {actor: number for number, actor in enumerate(actors, 1)}
         self._names = dict.fromkeys(actors, "")
         self._failed_starts: Counter = Counter()
         self._losses: Counter = Counter()
@@ -89,7 +90,7 @@ class Dispatch:
 
     def _started(self, actor, call) -> None:
         try:
-            self._names[actor] = ray.get(call)
+            self._names[actor] = f"{self._numbers[actor]}: {ray.get(call)}"
         except ray.exceptions.RayError as error:
             reason = _reason(error)
             self._failed_starts[actor] += 1

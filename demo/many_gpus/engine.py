@@ -9,30 +9,33 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from private_comfyui.install import Host, HostError
+from private_comfyui.install import DEMO, Host, HostError, stop_at_sigterm
 
 OBJECT_STORE_BYTES = 300_000_000  # for pictures and videos on their way
 ADDRESS = re.compile(r"(ray://)?([^/:]+):(\d+)")
 CONNECT_S = 10
+# For the environment of a process that will import Ray. The second is what Ray does by itself on
+# Windows and on a Mac: it takes 127.0.0.1 for this machine's address, and listens there only.
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0"}
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Our code on a worker's machine, whichever command the job comes from.
+WORKER_VARIABLES = {"PYTHONPATH": str(DEMO)}
 
 
 @contextmanager
-def engine(address: str | None) -> Iterator[None]:
+def running(address: str | None) -> Iterator[None]:
     """Run the block with Ray: of this machine alone, or of the cluster at ``address``.
 
-    Without an address Ray listens on the loopback device only, and ends with this process.
+    Without an address Ray ends with this process; it listens on the loopback device only where
+    the process has LOOPBACK_ONLY.
     Raises HostError where nothing answers at the address.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     if address is not None:
         _require_answer(address)
         with _joined(address):
             yield
         return
-    # What Ray does by itself on Windows and on a Mac: it takes 127.0.0.1 for this machine's
-    # address, and its servers then listen there only. Read when Ray is imported.
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     # Paths of sockets are short: /tmp, and not a Mac's long folder for temporary files.
     folder = tempfile.mkdtemp(prefix="vcut-ray-", dir="/tmp" if os.name == "posix" else None)
     try:
@@ -45,9 +48,11 @@ def engine(address: str | None) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=folder,
+            _system_config={"worker_niceness": 0},  # 15 by itself: no ComfyUI is run like that
             # What a killed worker leaves behind goes with the folder.
-            runtime_env={"env_vars": {"TMPDIR": folder, "TEMP": folder}},
+            runtime_env={"env_vars": WORKER_VARIABLES | {"TMPDIR": folder, "TEMP": folder}},
         )
+        stop_at_sigterm()  # Ray has taken the signal for itself
         try:
             yield
         finally:
@@ -73,10 +78,16 @@ def _joined(address: str) -> Iterator[None]:
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": WORKER_VARIABLES},
+        )
     except Exception as error:  # Ray has no class of its own for it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise HostError(f"could not join the Ray cluster at {address}: {reason}") from None
+    stop_at_sigterm()  # Ray has taken the signal for itself
     try:
         yield
     finally:

@@ -63,7 +63,8 @@ class ComfyServer(ComfyClient):
             "--disable-auto-launch", "--disable-api-nodes",
             *self._arguments,
         ]  # fmt: skip
-        environment = {name: value for name, value in os.environ.items() if name != INSIDE}
+        ours = (INSIDE, "PYTHONPATH")
+        environment = {name: value for name, value in os.environ.items() if name not in ours}
         with self.log.open("wb") as log:
             # The launcher ends the server when the other end of its stdin closes, so a server
             # never outlives this process, however this process ends.

@@ -259,33 +259,26 @@ def two_machines(tmp_path, monkeypatch):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"127.0.0.1:{port}"
-    common = (
-        "--node-ip-address",
-        "127.0.0.1",
-        "--num-cpus",
-        "1",
-        "--block",
-        "--disable-usage-stats",
-    )
-    nodes = []
-    for options in (
-        ("--head", "--port", str(port), "--include-dashboard=false"),
-        ("--address", address),
-    ):
-        log = (tmp_path / f"node-{len(nodes)}.log").open("w")
-        nodes.append(subprocess.Popen([ray, "start", *options, *common], stdout=log, stderr=log))
-        deadline = time.monotonic() + 90
-        text = ""
-        while "Ray runtime started" not in text:
-            assert nodes[-1].poll() is None and time.monotonic() < deadline, text
-            time.sleep(0.2)
-            text = Path(log.name).read_text()
-    yield address, nodes[1]
-    for node in reversed(nodes):
-        for each in _family(node):
-            each.kill()
-        node.kill()
-        node.wait()
+    shared = ("--node-ip-address", "127.0.0.1", "--num-cpus", "1", "--disable-usage-stats")
+    head = ("--head", "--port", str(port), "--include-dashboard=false")
+    nodes: list[subprocess.Popen] = []
+    try:
+        for options in (head, ("--address", address)):
+            log = tmp_path / f"node-{len(nodes)}.log"
+            with log.open("w") as file:
+                command = [ray, "start", "--block", *options, *shared]
+                nodes.append(subprocess.Popen(command, stdout=file, stderr=file))
+            deadline = time.monotonic() + 90
+            while "Ray runtime started" not in log.read_text():
+                assert nodes[-1].poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+        yield address, nodes[1]
+    finally:
+        for node in reversed(nodes):
+            for each in _family(node):
+                each.kill()
+            node.kill()
+            node.wait()
 
 
 def test_jobs_of_a_machine_that_goes_are_done_by_another(tmp_path, pictures, start, two_machines):
