@@ -93,7 +93,9 @@ def _entries(
         print(f"Ray of the cluster at {arguments.address} listens on its machines' networks.")
     print("Starting ComfyUI", flush=True)
     with engine.running(arguments.address):
-        actors = engine.make_actors(host, arguments.server, arguments.workers)
+        actors = engine.make_actors(
+            host, arguments.server, arguments.workers, is_cluster=arguments.address is not None
+        )
         total, failed = len(jobs) + num_done, 0
         with progress_bar("Videos", total, unit="video", initial=num_done) as bar:
             for job, outcome, worker in Dispatch(actors, say).outcomes(jobs):

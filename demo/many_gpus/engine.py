@@ -94,7 +94,9 @@ def _joined(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def make_actors(host: Host | None, servers: list[str], num_workers: int | None) -> list:
+def make_actors(
+    host: Host | None, servers: list[str], num_workers: int | None, is_cluster: bool
+) -> list:
     """Return an actor for each worker: ``ComfyWorker`` as Ray runs it.
 
     servers: URLs of ComfyUI servers that run already; else each worker starts ``host`` on a GPU of
@@ -110,7 +112,6 @@ def make_actors(host: Host | None, servers: list[str], num_workers: int | None) 
         return [actor.options(num_cpus=0).remote(url=url) for url in servers]
     found = ray.cluster_resources()
     gpus, cores = int(found.get("GPU", 0)), int(found.get("CPU", 1))
-    is_cluster = len(ray.nodes()) > 1
     number = num_workers or (max(gpus, 1) if is_cluster else 1)
     if gpus:
         share = {"num_gpus": 1, "num_cpus": 0}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from many_gpus import engine
 from many_gpus.journal import FILE_NAME
 from PIL import Image
 from private_comfyui import client
@@ -247,6 +248,63 @@ def test_run_that_a_server_has_lost_is_noticed(server):
     comfyui = ComfyClient(server.url)
     with pytest.raises(ServerError, match="ComfyUI has lost the run"):
         comfyui._require_known("an id of before its start")
+
+
+KILLER = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from many_gpus import engine
+from many_gpus.dispatch import Dispatch
+from many_gpus.jobs import Job, Outcome
+from private_comfyui.choices import Choices
+
+class Worker:
+    def __init__(self, starts):
+        self.starts = starts
+    def ready(self):
+        if not self.starts:
+            raise OSError("it has no GPU")
+        return "stub"
+    def run(self, job, picture):
+        if job.name == "killer":
+            os._exit(1)
+        if job.name == "bug":
+            raise ZeroDivisionError("a bug of ours")
+        return Outcome([(".mp4", picture)])
+
+with engine.running(None):
+    import ray
+    actor = ray.remote(max_restarts=-1, max_task_retries=-1)(Worker).options(num_cpus=0)
+    jobs = [
+        Job(name, Path(sys.argv[2]), 0, {}, Choices()) for name in ("a", "killer", "bug", "b", "c")
+    ]
+    actors = [actor.remote(True), actor.remote(True), actor.remote(False)]
+    for job, outcome, worker in Dispatch(actors, lambda text: print("told:", text)).outcomes(jobs):
+        print(f"{job.name}: {outcome.failure or 'done'}")
+    try:
+        list(Dispatch([actor.remote(False)], print).outcomes(jobs))
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_job_that_kills_three_workers_is_set_aside_and_others_are_done(tmp_path):
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"pixels")
+    done = subprocess.run(
+        [prepare_tools("ray"), "-c", KILLER, PACK / "demo", picture],
+        env=os.environ | engine.SETTINGS | engine.LOOPBACK_ONLY,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+    assert {name: lines[name] for name in "abc"} == dict.fromkeys("abc", "done"), done
+    assert lines["killer"].startswith("set aside, for 3 workers failed with it: ")
+    assert "a bug of ours" in lines["bug"]
+    assert lines["told"] == "one worker less, it does not start: OSError: it has no GPU"
+    assert lines["HostError"] == "no worker starts: OSError: it has no GPU"
 
 
 @pytest.fixture
