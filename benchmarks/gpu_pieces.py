@@ -108,7 +108,7 @@ def measure_compiled(bench: Bench) -> Iterator[dict]:
             variant.sample, bench.nodes, variant.patch(bench.nodes, bench.model)
         )
         _, warming = _timed(lambda run=sample: run(_warm_up(job)))
-        sample(_warm_up(job))
+        sample(job)  # another number of steps may compile once more
         latent, seconds = _timed(lambda run=sample: run(job))
         latents[variant.key] = latent
         whole = latents[variant.key.removeprefix("compiled_")]
