@@ -73,6 +73,7 @@ def do_jobs(
                 for entry in _entries(arguments, left, journal, len(entries)):
                     entries.append(entry)
         finally:
+            entries.sort(key=lambda entry: entry.name)
             _tell(entries, unreadable, write_page(folder, entries))
     return entries
 
