@@ -4,8 +4,9 @@ python3 benchmarks/paper.py --images DIR [--svd NAME] [--svd-xt NAME] [--svd-xt-
 python3 benchmarks/paper.py --images DIR ... --scores FILE ...
 
 The first form makes the videos, wherever demo/batch.py could, and lays them out as VBench's
-image-to-video suite wants them. VBench runs in an environment of its own; the second form reads its
-results and writes the tables. Without a checkpoint the tiny SVD makes the videos: a rehearsal.
+image-to-video suite wants them. VBench runs in an environment of its own (0.1.5 pins numpy below 2
+and transformers 4.33.2); the second form reads its results and writes the tables. Without a
+checkpoint the tiny SVD makes the videos: a rehearsal.
 
 Source: Taghipour et al., IEEE Access 2025, arXiv 2407.19205.
 """
@@ -29,7 +30,7 @@ from many_gpus.journal import Entry  # noqa: E402
 from paper_tables import read_scores, tables  # noqa: E402
 from private_comfyui import choices, prompts  # noqa: E402
 from private_comfyui.choices import Choices  # noqa: E402
-from private_comfyui.install import PACK, WORKFLOWS, HostError, stop_at_sigterm  # noqa: E402
+from private_comfyui.install import PACK, WORKFLOWS  # noqa: E402
 
 WORKFLOW = WORKFLOWS / "svd_xt_vcut_paper.json"
 # Each variant: the nodes that are bypassed, and the first step without guidance.
@@ -56,35 +57,27 @@ Give its results to this command: --scores MODEL/VARIANT/*_eval_results.json
 def main() -> int:
     """Make the videos that are not made yet, lay them out, write the tables."""
     arguments = _parse()
-    stop_at_sigterm()
-    try:
-        scores = read_scores(arguments.scores)
-        exit_code = command.run_beside_ray(Path(__file__), arguments)
-        if exit_code is not None:
-            return exit_code
-        pictures = find_pictures([str(arguments.images)])
-        models = {
-            "SVD": arguments.svd,
-            "SVD-XT": arguments.svd_xt,
-            "SVD-XT 1.1": arguments.svd_xt_1_1,
-        }
-        jobs = _jobs(arguments, {k: v for k, v in models.items() if v}, pictures)
-        all_jobs = [job for group in jobs.values() for job in group]
-        entries = command.do_jobs(arguments, all_jobs, {}, arguments.output / "videos")
-        by_name = {entry.name: entry for entry in entries if entry.failure is None}
-        done = {
-            key: [by_name[job.name] for job in group if job.name in by_name]
-            for key, group in jobs.items()
-        }
-        _lay_out(arguments.output, done)
-        report = arguments.output / "paper.md"
-        report.write_text(tables(done, scores), encoding="utf-8")
-    except (HostError, prompts.WorkflowError, OSError) as error:
-        command.say(str(error))
-        return 1
-    except KeyboardInterrupt:
-        command.say("stopped. The same command goes on.")
-        return 130
+    return command.exit_code_of(lambda: _run_protocol(arguments))
+
+
+def _run_protocol(arguments: argparse.Namespace) -> int:
+    scores = read_scores(arguments.scores)
+    exit_code = command.run_beside_ray(Path(__file__), arguments)
+    if exit_code is not None:
+        return exit_code
+    models = {"SVD": arguments.svd, "SVD-XT": arguments.svd_xt, "SVD-XT 1.1": arguments.svd_xt_1_1}
+    pictures = find_pictures([str(arguments.images)])
+    jobs = _jobs(arguments, {k: v for k, v in models.items() if v}, pictures)
+    all_jobs = [job for group in jobs.values() for job in group]
+    entries = command.do_jobs(arguments, all_jobs, {}, arguments.output / "videos")
+    by_name = {entry.name: entry for entry in entries if entry.failure is None}
+    done = {
+        key: [by_name[job.name] for job in group if job.name in by_name]
+        for key, group in jobs.items()
+    }
+    _lay_out(arguments.output, done)
+    report = arguments.output / "paper.md"
+    report.write_text(tables(done, scores), encoding="utf-8")
     print(report)
     if not scores:
         print(VBENCH.format(folder=arguments.output / "vbench"))

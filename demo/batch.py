@@ -15,7 +15,7 @@ from command_line import positive, whole_number
 from many_gpus import command
 from many_gpus.jobs import find_pictures, make_jobs
 from private_comfyui import choices, prompts
-from private_comfyui.install import PACK, WORKFLOWS, HostError, stop_at_sigterm
+from private_comfyui.install import PACK, WORKFLOWS, HostError
 
 DEFAULT_WORKFLOW = WORKFLOWS / "svd_xt_vcut_fast.json"
 SEED = whole_number(0, 2**64 - 1)
@@ -24,28 +24,24 @@ SEED = whole_number(0, 2**64 - 1)
 def main() -> int:
     """Check the arguments, then make the videos that are not made yet; return the exit code."""
     arguments = _parse()
-    stop_at_sigterm()
-    try:
-        if not arguments.install and not find_pictures(arguments.pictures):
-            raise HostError("expected pictures: files, folders or globs.")
-        workflow = prompts.load(arguments.workflow)
-        exit_code = command.run_beside_ray(Path(__file__), arguments)
-        if exit_code is not None:
-            return exit_code
-        is_tiny = arguments.checkpoint is None and not arguments.server
-        jobs, unreadable = make_jobs(
-            find_pictures(arguments.pictures),
-            range(arguments.seed, arguments.seed + arguments.seeds),
-            workflow,
-            choices.Choices.read(arguments, is_tiny),
-        )
-        entries = command.do_jobs(arguments, jobs, unreadable, arguments.output)
-    except (HostError, prompts.WorkflowError, OSError) as error:  # OSError: a full disk, say
-        command.say(str(error))
-        return 1
-    except KeyboardInterrupt:
-        command.say("stopped. The same command goes on.")
-        return 130
+    return command.exit_code_of(lambda: _make_videos(arguments))
+
+
+def _make_videos(arguments: argparse.Namespace) -> int:
+    if not arguments.install and not find_pictures(arguments.pictures):
+        raise HostError("expected pictures: files, folders or globs.")
+    workflow = prompts.load(arguments.workflow)
+    exit_code = command.run_beside_ray(Path(__file__), arguments)
+    if exit_code is not None:
+        return exit_code
+    is_tiny = arguments.checkpoint is None and not arguments.server
+    jobs, unreadable = make_jobs(
+        find_pictures(arguments.pictures),
+        range(arguments.seed, arguments.seed + arguments.seeds),
+        workflow,
+        choices.Choices.read(arguments, is_tiny),
+    )
+    entries = command.do_jobs(arguments, jobs, unreadable, arguments.output)
     return 1 if unreadable or any(entry.failure for entry in entries) else 0
 
 

@@ -3,12 +3,22 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from command_line import positive, progress_bar
 from private_comfyui.folder_lock import locked
-from private_comfyui.install import INSIDE, Host, HostError, prepare, prepare_tools, run_with
+from private_comfyui.install import (
+    INSIDE,
+    Host,
+    HostError,
+    prepare,
+    prepare_tools,
+    run_with,
+    stop_at_sigterm,
+)
+from private_comfyui.prompts import WorkflowError
 
 from many_gpus import engine
 from many_gpus.jobs import Job
@@ -74,7 +84,8 @@ def do_jobs(
                     entries.append(entry)
         finally:
             entries.sort(key=lambda entry: entry.name)
-            _tell(entries, unreadable, write_page(folder, entries))
+            _tell(entries, unreadable)
+            print(write_page(folder, entries))
     return entries
 
 
@@ -98,23 +109,40 @@ def _entries(
             host, arguments.server, arguments.workers, is_cluster=arguments.address is not None
         )
         total, failed = len(jobs) + num_done, 0
+        started_at = time.monotonic()
         with progress_bar("Videos", total, unit="video", initial=num_done) as bar:
-            for job, outcome, worker in Dispatch(actors, say).outcomes(jobs):
+            outcomes = enumerate(Dispatch(actors, say).outcomes(jobs), 1)
+            for number, (job, outcome, worker) in outcomes:
                 entry = journal.keep(job, outcome, worker)
                 failed += entry.failure is not None
-                bar.set_postfix(failed=failed, refresh=False)
+                rate = 60 * number / (time.monotonic() - started_at)
+                bar.set_postfix(failed=failed, per_minute=f"{rate:.1f}", refresh=False)
                 bar.update()
                 yield entry
 
 
-def _tell(entries: list[Entry], unreadable: dict[Path, str], page: Path) -> None:
+def _tell(entries: list[Entry], unreadable: dict[Path, str]) -> None:
     print(f"\n{worker_table(entries)}\n")
     for picture, reason in unreadable.items():
         print(f"{picture}: {reason}")
     for entry in entries:
         if entry.failure is not None:
             print(f"{entry.name}: {entry.failure}")
-    print(page)
+
+
+def exit_code_of(work: Callable[[], int]) -> int:
+    """Return what a command's work returns, or tell in a sentence why it could not be done."""
+    stop_at_sigterm()
+    try:
+        return work()
+    except (HostError, WorkflowError) as error:
+        say(str(error))
+    except OSError as error:  # a full disk, say
+        say(f"{error}. What is done is kept, and the same command goes on.")
+    except KeyboardInterrupt:
+        say("stopped. The same command goes on.")
+        return 130
+    return 1
 
 
 def say(text: str) -> None:

@@ -56,12 +56,7 @@ class Journal:
         files = []
         for number, (suffix, content) in enumerate(outcome.files, 1):
             name = f"{job.name}{suffix}" if number == 1 else f"{job.name}-{number}{suffix}"
-            part = self.folder / f"{name}.part"
-            try:
-                part.write_bytes(content)
-                os.replace(part, self.folder / name)
-            finally:
-                part.unlink(missing_ok=True)
+            write_whole(self.folder / name, content)
             files.append(name)
         entry = Entry(
             name=job.name,
@@ -88,3 +83,13 @@ class Journal:
         with self._file.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read() != b"\n"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises OSError where the disk does not take it."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

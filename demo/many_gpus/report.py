@@ -1,12 +1,11 @@
 """What is told in the end: a table of the workers, and a page to look through the videos."""
 
 import html
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from many_gpus.journal import Entry
+from many_gpus.journal import Entry, write_whole
 
 FILE_NAME = "report.html"
 VIDEOS = (".mp4", ".webm", ".mov", ".mkv")
@@ -66,9 +65,8 @@ def write_page(folder: Path, entries: Sequence[Entry]) -> Path:
         figures="\n".join(_figure(entry) for entry in done),
         failures=f"<h2>Failed</h2>\n<table>\n{rows}\n</table>" if failed else "",
     )
-    path, part = folder / FILE_NAME, folder / f"{FILE_NAME}.part"
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, path)
+    path = folder / FILE_NAME
+    write_whole(path, page.encode())
     return path
 
 
