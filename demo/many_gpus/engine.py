@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -41,22 +42,20 @@ def running(address: str | None) -> Iterator[None]:
     try:
         import ray
 
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=folder,
-            _system_config={"worker_niceness": 0},  # 15 by itself: no ComfyUI is run like that
-            # What a killed worker leaves behind goes with the folder.
-            runtime_env={"env_vars": WORKER_VARIABLES | {"TMPDIR": folder, "TEMP": folder}},
-        )
-        stop_at_sigterm()  # Ray has taken the signal for itself
-        try:
+        with _ctrl_c_for_us_alone():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=folder,
+                _system_config={"worker_niceness": 0},  # 15 by itself: no ComfyUI is run like that
+                # What a killed worker leaves behind goes with the folder.
+                runtime_env={"env_vars": WORKER_VARIABLES | {"TMPDIR": folder, "TEMP": folder}},
+            )
+        with _ended_in_order():
             yield
-        finally:
-            ray.shutdown()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -87,9 +86,37 @@ def _joined(address: str) -> Iterator[None]:
     except Exception as error:  # Ray has no class of its own for it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise HostError(f"could not join the Ray cluster at {address}: {reason}") from None
+    with _ended_in_order():
+        yield
+
+
+@contextmanager
+def _ctrl_c_for_us_alone() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach, though a terminal sends it to all of them.
+
+    They are ended from here: a Ray that goes first would look like one that has failed.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which they inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    import ray
+    import ray.exceptions
+
     stop_at_sigterm()  # Ray has taken the signal for itself
     try:
         yield
+    except ray.exceptions.RayError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise HostError(f"Ray has stopped: {reason} The same command goes on.") from None
     finally:
         ray.shutdown()
 

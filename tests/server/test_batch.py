@@ -157,7 +157,7 @@ def test_ctrl_c_leaves_no_process_and_no_folder_behind(tmp_path, pictures, start
     assert folders
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, output
     assert "VCUT: stopped. The same command goes on." in output
     assert "Traceback" not in output
     _, alive = psutil.wait_procs(family, timeout=20)
