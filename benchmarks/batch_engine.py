@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--workers", type=positive, default=2)
     arguments = parser.parse_args()
     if INSIDE not in os.environ:
-        variables = {INSIDE: "", **engine.SETTINGS, **engine.LOOPBACK_ONLY}
+        variables = {INSIDE: ""} | engine.process_variables(None)
         return run_with(prepare_tools("ray"), Path(__file__), sys.argv[1:], variables)
     print(json.dumps(_measured(arguments.jobs, arguments.workers), indent=2))
     return 0

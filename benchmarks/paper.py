@@ -17,7 +17,6 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).resolve().parent
@@ -30,7 +29,7 @@ from many_gpus.journal import Entry  # noqa: E402
 from paper_tables import read_scores, tables  # noqa: E402
 from private_comfyui import choices, prompts  # noqa: E402
 from private_comfyui.choices import Choices  # noqa: E402
-from private_comfyui.install import PACK, WORKFLOWS  # noqa: E402
+from private_comfyui.install import PACK, WORKFLOWS, HostError  # noqa: E402
 
 WORKFLOW = WORKFLOWS / "svd_xt_vcut_paper.json"
 # Each variant: the nodes that are bypassed, and the first step without guidance.
@@ -62,14 +61,17 @@ def main() -> int:
 
 def _run_protocol(arguments: argparse.Namespace) -> int:
     scores = read_scores(arguments.scores)
+    pictures = find_pictures([str(arguments.images)])
+    stems = [picture.stem for picture in pictures]
+    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise HostError(f"expected one picture of each name, found two of {twice[0]}: rename one.")
     exit_code = command.run_beside_ray(Path(__file__), arguments)
     if exit_code is not None:
         return exit_code
     models = {"SVD": arguments.svd, "SVD-XT": arguments.svd_xt, "SVD-XT 1.1": arguments.svd_xt_1_1}
-    pictures = find_pictures([str(arguments.images)])
-    jobs = _jobs(arguments, {k: v for k, v in models.items() if v}, pictures)
+    jobs, unreadable = _jobs(arguments, {k: v for k, v in models.items() if v}, pictures)
     all_jobs = [job for group in jobs.values() for job in group]
-    entries = command.do_jobs(arguments, all_jobs, {}, arguments.output / "videos")
+    entries = command.do_jobs(arguments, all_jobs, unreadable, arguments.output / "videos")
     by_name = {entry.name: entry for entry in entries if entry.failure is None}
     done = {
         key: [by_name[job.name] for job in group if job.name in by_name]
@@ -81,7 +83,7 @@ def _run_protocol(arguments: argparse.Namespace) -> int:
     print(report)
     if not scores:
         print(VBENCH.format(folder=arguments.output / "vbench"))
-    return 0 if len(by_name) == len(all_jobs) else 1
+    return 1 if unreadable or len(by_name) < len(all_jobs) else 0
 
 
 def _parse() -> argparse.Namespace:
@@ -99,10 +101,13 @@ def _parse() -> argparse.Namespace:
 
 def _jobs(
     arguments: argparse.Namespace, models: dict[str, str], pictures: Sequence[Path]
-) -> dict[tuple[str, str], list[Job]]:
-    """Return the jobs of each (model, variant); those of the tiny SVD where no model is given."""
-    workflow = prompts.load(WORKFLOW)
-    jobs = {}
+) -> tuple[dict[tuple[str, str], list[Job]], dict[Path, str]]:
+    """Return the jobs of each (model, variant), and why some pictures cannot be read.
+
+    Where no model is given, the tiny SVD's. The demo's counter knows the baseline's evaluations
+    too; servers of others do not have it.
+    """
+    workflow, jobs, unreadable = prompts.load(WORKFLOW), {}, {}
     for model, checkpoint in (models or {REHEARSAL: None}).items():
         for variant, (bypassed, cut_step) in VARIANTS.items():
             changes = Choices(
@@ -112,13 +117,14 @@ def _jobs(
                 cut_step=cut_step,
                 is_tiny=checkpoint is None,
             )
-            made, _ = make_jobs(
-                pictures, range(arguments.seeds), _without(workflow, bypassed), changes
+            jobs[model, variant], unreadable = make_jobs(
+                pictures,
+                range(arguments.seeds),
+                _without(workflow, bypassed),
+                changes,
+                is_counted=not arguments.server,
             )
-            # The demo's counter knows the baseline too; servers of others do not have it.
-            is_counted = not arguments.server
-            jobs[model, variant] = [replace(job, is_counted=is_counted) for job in made]
-    return jobs
+    return jobs, unreadable
 
 
 def _without(workflow: dict, class_types: Sequence[str]) -> dict:

@@ -2,8 +2,8 @@
 
 python3 benchmarks/paper_similarity.py VIDEOS... --clip DIR --dino DIR [--comfyui PATH]
 
-CLIP's embedding of the whole picture hardly moves over a video, DINO's does: why one embedding, and
-one value of the cross-attention, can serve all frames. DIR: a network as transformers stores it,
+What the paper argues with: the nearer CLIP's embeddings of both frames are to each other, the less
+of a video's motion they can tell. DIR: a network as transformers stores it,
 openai/clip-vit-base-patch32 and facebook/dino-vits16 for example.
 
 Source: Taghipour et al., IEEE Access 2025, arXiv 2407.19205, figure 1.

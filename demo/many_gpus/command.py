@@ -59,9 +59,8 @@ def run_beside_ray(script: Path, arguments: argparse.Namespace) -> int | None:
     python = prepare_tools("ray")
     if arguments.install:
         return 0
-    variables = {INSIDE: host.to_json() if host is not None else "", **engine.SETTINGS}
-    if arguments.address is None:
-        variables |= engine.LOOPBACK_ONLY
+    inside = {INSIDE: host.to_json() if host is not None else ""}
+    variables = inside | engine.process_variables(arguments.address)
     return run_with(python, script, sys.argv[1:], variables)
 
 
@@ -103,7 +102,8 @@ def _entries(
     host = Host.from_json(os.environ[INSIDE]) if os.environ[INSIDE] else None
     if arguments.address is not None:
         print(f"Ray of the cluster at {arguments.address} listens on its machines' networks.")
-    print("Starting ComfyUI", flush=True)
+    if host is not None:
+        print("Starting ComfyUI", flush=True)
     with engine.running(arguments.address):
         actors = engine.make_actors(
             host, arguments.server, arguments.workers, is_cluster=arguments.address is not None

@@ -40,13 +40,10 @@ class Dispatch:
         left.
         """
         self._waiting.extend(jobs)
-        num_left = len(self._waiting)
-        while num_left:
-            for job, outcome in self._give():
-                num_left -= 1
-                yield job, outcome, ""
-            if not self._calls:
-                continue
+        while True:
+            yield from self._give()
+            if not self._waiting and not any(job for _, job in self._calls.values()):
+                return  # workers that still start are not waited for
             (ended, *_), _ = ray.wait(list(self._calls), num_returns=1)
             actor, job = self._calls.pop(ended)
             if job is None:
@@ -64,17 +61,16 @@ class Dispatch:
                 )
             else:
                 self._idle.append(actor)
-            num_left -= 1
             yield job, outcome, self._names[actor]
 
-    def _give(self) -> Iterator[tuple[Job, Outcome]]:
+    def _give(self) -> Iterator[tuple[Job, Outcome, str]]:
         """Give each idle worker a job; yield those whose picture has gone since."""
         while self._idle and self._waiting:
             job = self._waiting.popleft()
             try:
                 picture = job.picture.read_bytes()
             except OSError as error:
-                yield job, Outcome(failure=f"the picture cannot be read: {error}")
+                yield job, Outcome(failure=f"the picture cannot be read: {error}"), ""
                 continue
             actor = self._idle.pop()
             # Not tried again by Ray, which may hold on to a machine that has gone.
@@ -83,10 +79,8 @@ class Dispatch:
 
     def _start(self, actor) -> None:
         # An actor whose machine has gone stays here, at no cost, until Ray finds it another.
-        self._calls[actor.ready.options(max_task_retries=MOST_FAILED_STARTS - 1).remote()] = (
-            actor,
-            None,
-        )
+        call = actor.ready.options(max_task_retries=MOST_FAILED_STARTS - 1).remote()
+        self._calls[call] = actor, None
 
     def _started(self, actor, call) -> None:
         try:

@@ -15,21 +15,26 @@ from private_comfyui.install import DEMO, Host, HostError, stop_at_sigterm
 OBJECT_STORE_BYTES = 300_000_000  # for pictures and videos on their way
 ADDRESS = re.compile(r"(ray://)?([^/:]+):(\d+)")
 CONNECT_S = 10
-# For the environment of a process that will import Ray. The second is what Ray does by itself on
-# Windows and on a Mac: it takes 127.0.0.1 for this machine's address, and listens there only.
-SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0"}
-LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 # Our code on a worker's machine, whichever command the job comes from.
 WORKER_VARIABLES = {"PYTHONPATH": str(DEMO)}
+
+
+def process_variables(address: str | None) -> dict[str, str]:
+    """Return what has to be in the environment of a process before it imports Ray.
+
+    Without an address Ray does what it does by itself on Windows and on a Mac: it takes 127.0.0.1
+    for this machine's address, and listens there only.
+    """
+    variables = {"RAY_USAGE_STATS_ENABLED": "0"}
+    return variables if address else variables | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @contextmanager
 def running(address: str | None) -> Iterator[None]:
     """Run the block with Ray: of this machine alone, or of the cluster at ``address``.
 
-    Without an address Ray ends with this process; it listens on the loopback device only where
-    the process has LOOPBACK_ONLY.
-    Raises HostError where nothing answers at the address.
+    The process has ``process_variables(address)``. Without an address Ray ends with it. Raises
+    HostError where nothing answers at the address, or Ray fails while the block runs.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     if address is not None:

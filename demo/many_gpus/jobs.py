@@ -11,7 +11,7 @@ from private_comfyui.choices import Choices
 from private_comfyui.install import HostError
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-LONGEST_STEM = 80  # characters of a picture's name that its videos keep: file systems have limits
+LONGEST_STEM = 40  # characters kept of a picture's name: a file's has 255 bytes at most
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,19 @@ def _is_picture(path: Path) -> bool:
 
 
 def make_jobs(
-    pictures: Sequence[Path], seeds: Sequence[int], workflow: dict, choices: Choices
+    pictures: Sequence[Path],
+    seeds: Sequence[int],
+    workflow: dict,
+    choices: Choices,
+    is_counted: bool = False,
 ) -> tuple[list[Job], dict[Path, str]]:
     """Return a job for each picture and seed, and why some pictures cannot be read.
 
-    Equal pictures of one name in two folders are one job.
+    Equal pictures of one name in two folders are one job. is_counted: see Job.
     """
     jobs: dict[str, Job] = {}
     unreadable = {}
-    settings = json.dumps([workflow, asdict(choices)], sort_keys=True).encode()
+    settings = json.dumps([workflow, asdict(choices), is_counted], sort_keys=True).encode()
     for picture in pictures:
         try:
             of_picture = hashlib.sha256(settings + picture.read_bytes())
@@ -93,5 +97,5 @@ def make_jobs(
             digest = of_picture.copy()
             digest.update(str(seed).encode())
             name = f"{picture.stem[:LONGEST_STEM]}-seed{seed}-{digest.hexdigest()[:8]}"
-            jobs[name] = Job(name, picture, seed, workflow, choices)
+            jobs[name] = Job(name, picture, seed, workflow, choices, is_counted)
     return list(jobs.values()), unreadable

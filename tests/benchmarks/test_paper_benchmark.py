@@ -66,6 +66,15 @@ def test_what_is_left_to_do_with_vbench_is_told(rehearsal):
     assert "--scores MODEL/VARIANT/*_eval_results.json" in output
 
 
+def test_two_pictures_of_one_name_are_refused(tmp_path):
+    for name in ("a.png", "a.jpg"):  # both would be a-0.mp4 for VBench
+        (tmp_path / name).touch()
+    command = [sys.executable, PACK / "benchmarks" / "paper.py", "--images", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "VCUT: expected one picture of each name, found two of a: rename one." in done.stderr
+
+
 def _entry(seconds: float) -> Entry:
     return Entry("a", "a.png", 0, ["a.mp4"], "gpu", seconds, 50, 0, None)
 

@@ -57,6 +57,7 @@ def test_name_stands_for_all_that_a_video_depends_on(pictures):
         _jobs(pictures, seeds=(2,)),
         _jobs(pictures, workflow=other),
         _jobs(pictures, choices=Choices(steps=3)),
+        make_jobs([pictures / "b.png"], [0], WORKFLOW, AS_IT_IS, is_counted=True)[0],
     ]
     (pictures / "a.JPG").write_bytes(b"another")
     changed.append([job for job in _jobs(pictures) if job.picture.name == "a.JPG"])
@@ -83,6 +84,9 @@ def test_picture_that_cannot_be_read_costs_nobody_else(pictures):
 def test_long_names_are_cut(pictures):
     (pictures / f"{'x' * 200}.png").touch()
     assert max(len(job.name) for job in _jobs(pictures)) < batch_jobs.LONGEST_STEM + 40
+    (pictures / f"{chr(0x1F3A5) * 60}.png").touch()  # four bytes each; Linux allows 255 for a name
+    names = [job.name for job in _jobs(pictures, seeds=(2**64 - 1,))]
+    assert max(len(f"{name}-12.mp4.part".encode()) for name in names) < 255
 
 
 def test_job_is_done_when_its_line_and_all_its_files_are_there(pictures, tmp_path):

@@ -1,5 +1,6 @@
 """demo/batch.py: many jobs on real ComfyUIs, whatever is killed or broken meanwhile."""
 
+import json
 import os
 import re
 import signal
@@ -187,8 +188,6 @@ def test_servers_that_run_already_are_used(tmp_path, pictures, start, server):
 
 
 def _prompt_for_tiny_svd() -> str:
-    import json
-
     def node(class_type, **inputs):
         return {"class_type": class_type, "inputs": inputs}
 
@@ -279,6 +278,7 @@ with engine.running(None):
     jobs = [
         Job(name, Path(sys.argv[2]), 0, {}, Choices()) for name in ("a", "killer", "bug", "b", "c")
     ]
+    jobs.append(Job("gone", Path("nowhere.png"), 0, {}, Choices()))
     actors = [actor.remote(True), actor.remote(True), actor.remote(False)]
     for job, outcome, worker in Dispatch(actors, lambda text: print("told:", text)).outcomes(jobs):
         print(f"{job.name}: {outcome.failure or 'done'}")
@@ -294,7 +294,7 @@ def test_job_that_kills_three_workers_is_set_aside_and_others_are_done(tmp_path)
     picture.write_bytes(b"pixels")
     done = subprocess.run(
         [prepare_tools("ray"), "-c", KILLER, PACK / "demo", picture],
-        env=os.environ | engine.SETTINGS | engine.LOOPBACK_ONLY,
+        env=os.environ | engine.process_variables(None),
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -303,6 +303,7 @@ def test_job_that_kills_three_workers_is_set_aside_and_others_are_done(tmp_path)
     assert {name: lines[name] for name in "abc"} == dict.fromkeys("abc", "done"), done
     assert lines["killer"].startswith("set aside, for 3 workers failed with it: ")
     assert "a bug of ours" in lines["bug"]
+    assert lines["gone"].startswith("the picture cannot be read: ")
     assert lines["told"] == "one worker less, it does not start: OSError: it has no GPU"
     assert lines["HostError"] == "no worker starts: OSError: it has no GPU"
 

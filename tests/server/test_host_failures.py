@@ -94,7 +94,7 @@ def test_failing_pip_is_one_sentence(tmp_path, complaint, sentence):
 def test_full_disk_is_noticed_before_anything_is_installed(monkeypatch):
     monkeypatch.setattr(install, "FREE_DISK_GB", 10**9)
     with pytest.raises(HostError, match="free disk"):
-        install._require_disk(install.FREE_DISK_GB, "a private ComfyUI")
+        install._require_disk(install.FREE_DISK_GB, "a private ComfyUI", way_out="")
 
 
 def test_environment_that_is_not_ours_is_left_alone(monkeypatch, tmp_path):
