@@ -21,7 +21,8 @@ from command_line import positive  # noqa: E402
 from many_gpus import engine  # noqa: E402
 from many_gpus.jobs import Job, Outcome  # noqa: E402
 from private_comfyui.choices import Choices  # noqa: E402
-from private_comfyui.install import INSIDE, prepare_tools, run_with  # noqa: E402
+from private_comfyui.environments import prepare_tools, run_with  # noqa: E402
+from private_comfyui.install import INSIDE  # noqa: E402
 
 PICTURE_BYTES, VIDEO_BYTES = 1_000_000, 1_000_000
 

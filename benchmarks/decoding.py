@@ -21,7 +21,8 @@ sys.path[:0] = [str(ROOT / "demo"), str(ROOT / "demo" / "tiny_svd")]
 
 from command_line import positive, progress_bar  # noqa: E402
 from host_nodes import BenchError, start_comfyui  # noqa: E402
-from private_comfyui.install import HostError, run_inside  # noqa: E402
+from private_comfyui.environments import HostError  # noqa: E402
+from private_comfyui.install import run_inside  # noqa: E402
 
 RESULTS = BENCH / "results"
 VIDEOS = ((25, 576, 1024), (14, 576, 1024), (25, 320, 576), (14, 320, 576))

@@ -23,7 +23,8 @@ sys.path[:0] = [str(ROOT / "demo"), str(TINY_SVD)]
 
 from command_line import positive, progress_bar  # noqa: E402
 from host_nodes import BenchError, start_comfyui  # noqa: E402
-from private_comfyui.install import HostError, run_inside  # noqa: E402
+from private_comfyui.environments import HostError  # noqa: E402
+from private_comfyui.install import run_inside  # noqa: E402
 
 RESULTS = BENCH / "results"
 PACKAGES = ("torch", "numpy", "scipy")

@@ -19,7 +19,8 @@ sys.path.insert(0, str(ROOT / "demo"))
 
 from command_line import positive  # noqa: E402
 from host_nodes import BenchError, HostNodes, start_comfyui  # noqa: E402
-from private_comfyui.install import HostError, run_inside  # noqa: E402
+from private_comfyui.environments import HostError  # noqa: E402
+from private_comfyui.install import run_inside  # noqa: E402
 from speed_variants import Variant  # noqa: E402
 
 RESULTS = BENCH / "results" / "memory.json"

@@ -29,7 +29,8 @@ from many_gpus.journal import Entry  # noqa: E402
 from paper_tables import read_scores, tables  # noqa: E402
 from private_comfyui import choices, prompts  # noqa: E402
 from private_comfyui.choices import Choices  # noqa: E402
-from private_comfyui.install import PACK, WORKFLOWS, HostError  # noqa: E402
+from private_comfyui.environments import PACK, HostError  # noqa: E402
+from private_comfyui.install import WORKFLOWS  # noqa: E402
 
 WORKFLOW = WORKFLOWS / "svd_xt_vcut_paper.json"
 # Each variant: the nodes that are bypassed, and the first step without guidance.

@@ -18,7 +18,8 @@ from pathlib import Path
 BENCHMARKS = Path(__file__).resolve().parent
 sys.path.insert(0, str(BENCHMARKS.parent / "demo"))
 
-from private_comfyui.install import HostError, run_inside  # noqa: E402
+from private_comfyui.environments import HostError  # noqa: E402
+from private_comfyui.install import run_inside  # noqa: E402
 
 NETWORKS = {"CLIP": "openai/clip-vit-base-patch32", "DINO": "facebook/dino-vits16"}
 

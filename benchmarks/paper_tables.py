@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from many_gpus.journal import Entry
-from private_comfyui.install import HostError
+from private_comfyui.environments import HostError
 
 MEASURES = {  # VBench's name -> the column's
     "subject_consistency": "subject",

@@ -19,7 +19,8 @@ ROOT = BENCH.parent
 sys.path[:0] = [str(BENCH), str(ROOT / "demo"), str(ROOT / "demo" / "tiny_svd")]
 
 from command_line import positive, progress_bar  # noqa: E402
-from private_comfyui.install import HostError, comfyui_version, current_host, run_inside  # noqa: E402
+from private_comfyui.environments import HostError  # noqa: E402
+from private_comfyui.install import comfyui_version, current_host, run_inside  # noqa: E402
 from quality_tables import BY_NAME, TABLES, Table  # noqa: E402
 from quality_variants import SCHEDULE_STEPS, Variant  # noqa: E402
 

@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT / "demo"))
 
 from command_line import positive, progress_bar  # noqa: E402
 from host_nodes import BenchError, HostNodes, start_comfyui  # noqa: E402
-from private_comfyui.install import HostError, run_inside  # noqa: E402
+from private_comfyui.environments import HostError  # noqa: E402
+from private_comfyui.install import run_inside  # noqa: E402
 from speed_setup import (  # noqa: E402
     BYTES,
     FRAMES,

@@ -15,7 +15,8 @@ from command_line import positive, whole_number
 from many_gpus import command
 from many_gpus.jobs import find_pictures, make_jobs
 from private_comfyui import choices, prompts
-from private_comfyui.install import PACK, WORKFLOWS, HostError
+from private_comfyui.environments import PACK, HostError
+from private_comfyui.install import WORKFLOWS
 
 DEFAULT_WORKFLOW = WORKFLOWS / "svd_xt_vcut_fast.json"
 SEED = whole_number(0, 2**64 - 1)

@@ -14,7 +14,8 @@ from typing import Any
 
 from command_line import progress_bar, whole_number
 from private_comfyui import choices, long_prompts, prompts
-from private_comfyui.install import DEMO, PACK, WORKFLOWS, HostError, current_host, run_inside
+from private_comfyui.environments import PACK, HostError
+from private_comfyui.install import DEMO, WORKFLOWS, current_host, run_inside
 
 EXAMPLE_IMAGE = DEMO / "tiny_svd" / "example_input.png"
 DEFAULT_WORKFLOW = WORKFLOWS / "svd_xt_vcut_fast.json"

@@ -13,7 +13,8 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS.parent / "demo"))
 
-from private_comfyui.install import HostError, run_inside  # noqa: E402
+from private_comfyui.environments import HostError  # noqa: E402
+from private_comfyui.install import run_inside  # noqa: E402
 
 
 def main() -> int:

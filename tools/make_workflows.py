@@ -16,7 +16,8 @@ FOLDED = "svd_xt_vcut_fast"  # into the blueprint
 sys.path.insert(0, str(ROOT / "demo"))
 
 from blueprint import save_blueprint  # noqa: E402
-from private_comfyui.install import HostError, current_host, run_inside  # noqa: E402
+from private_comfyui.environments import HostError  # noqa: E402
+from private_comfyui.install import current_host, run_inside  # noqa: E402
 from recipes import RECIPES, Recipe  # noqa: E402
 from workflow_layout import layout  # noqa: E402
 

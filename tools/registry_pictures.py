@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 
-from private_comfyui.install import HostError, run_inside  # noqa: E402
+from private_comfyui.environments import HostError  # noqa: E402
+from private_comfyui.install import run_inside  # noqa: E402
 
 FOLDER = ROOT / "docs" / "registry"
 FINER = 4  # drawn this many times larger, then reduced, for smooth edges

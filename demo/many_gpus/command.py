@@ -8,16 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from command_line import positive, progress_bar
+from private_comfyui.environments import HostError, prepare_tools, run_with, stop_at_sigterm
 from private_comfyui.folder_lock import locked
-from private_comfyui.install import (
-    INSIDE,
-    Host,
-    HostError,
-    prepare,
-    prepare_tools,
-    run_with,
-    stop_at_sigterm,
-)
+from private_comfyui.install import INSIDE, Host, prepare
 from private_comfyui.prompts import WorkflowError
 
 from many_gpus import engine

@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 import ray.exceptions
-from private_comfyui.install import HostError
+from private_comfyui.environments import HostError
 
 from many_gpus.jobs import Job, Outcome
 

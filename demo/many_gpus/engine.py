@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from private_comfyui.install import DEMO, Host, HostError, stop_at_sigterm
+from private_comfyui.environments import HostError, stop_at_sigterm
+from private_comfyui.install import DEMO, Host
 
 OBJECT_STORE_BYTES = 300_000_000  # for pictures and videos on their way
 ADDRESS = re.compile(r"(ray://)?([^/:]+):(\d+)")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from private_comfyui.choices import Choices
-from private_comfyui.install import HostError
+from private_comfyui.environments import HostError
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 LONGEST_STEM = 40  # characters kept of a picture's name: a file's has 255 bytes at most

@@ -6,7 +6,8 @@ import time
 
 from private_comfyui import choices, long_prompts, prompts
 from private_comfyui.client import ComfyClient, Run, ServerError
-from private_comfyui.install import Host, HostError
+from private_comfyui.environments import HostError
+from private_comfyui.install import Host
 from private_comfyui.serve import ComfyServer
 
 from many_gpus.jobs import Job, Outcome

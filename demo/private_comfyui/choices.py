@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from command_line import positive, whole_number
 
 from private_comfyui import long_prompts, prompts
-from private_comfyui.install import HostError
+from private_comfyui.environments import HostError
 
 TINY_SIDE = 64  # pixels: the width and height that the tiny SVD was trained at
 TINY_FRAMES = 14

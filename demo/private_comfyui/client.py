@@ -11,7 +11,7 @@ from pathlib import Path
 import requests
 import websocket
 
-from private_comfyui.install import HostError
+from private_comfyui.environments import HostError
 
 CONNECT_S, ANSWER_S = 10, 60  # how long a server may take
 

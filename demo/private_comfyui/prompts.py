@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from private_comfyui.install import PACK
+from private_comfyui.environments import PACK
 
 MUTED, BYPASSED = 2, 4
 VIRTUAL = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")

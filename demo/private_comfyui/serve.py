@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 from private_comfyui.client import ComfyClient, ServerError
-from private_comfyui.install import DEMO, FOLDER, INSIDE, PACK, WORKFLOWS, Host, HostError
+from private_comfyui.environments import FOLDER, PACK, HostError
+from private_comfyui.install import DEMO, INSIDE, WORKFLOWS, Host
 
 LAUNCHER = FOLDER / "launch.py"
 START_DEADLINE_S = 240

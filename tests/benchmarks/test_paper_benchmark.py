@@ -15,7 +15,8 @@ import torch
 import videos
 from many_gpus.journal import Entry
 from PIL import Image
-from private_comfyui.install import INSIDE, PACK, HostError, current_host
+from private_comfyui.environments import PACK, HostError
+from private_comfyui.install import INSIDE, current_host
 
 pytestmark = pytest.mark.timeout(600)
 

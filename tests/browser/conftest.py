@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from comfy_page import chromium, page_of, upload_example_picture
-from private_comfyui.install import PACK, current_host
+from private_comfyui.environments import PACK
+from private_comfyui.install import current_host
 from private_comfyui.serve import ComfyServer
 
 BROWSER = Path(__file__).resolve().parent

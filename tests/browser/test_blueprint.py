@@ -6,7 +6,8 @@ import pytest
 from blueprint import BLUEPRINT, SHOWN
 from comfy_page import add_found, page_of, placeholder_checkpoints, prompt_of, search_nodes
 from private_comfyui import prompts
-from private_comfyui.install import PACK, WORKFLOWS
+from private_comfyui.environments import PACK
+from private_comfyui.install import WORKFLOWS
 
 pytestmark = pytest.mark.browser
 

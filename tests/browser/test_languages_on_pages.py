@@ -4,7 +4,8 @@ import json
 
 import pytest
 from comfy_page import load_workflow, open_again, page_of, show_node
-from private_comfyui.install import PACK, WORKFLOWS
+from private_comfyui.environments import PACK
+from private_comfyui.install import WORKFLOWS
 from vcut.tests.browser import test_lines_on_pages as lines
 
 pytestmark = pytest.mark.browser

@@ -12,7 +12,7 @@ from many_gpus import report
 from many_gpus.jobs import Job, Outcome, find_pictures, make_jobs
 from many_gpus.journal import FILE_NAME, Entry, Journal
 from private_comfyui.choices import Choices
-from private_comfyui.install import HostError
+from private_comfyui.environments import HostError
 
 WORKFLOW = {"1": {"class_type": "KSampler", "inputs": {"steps": 25}}}
 AS_IT_IS = Choices()

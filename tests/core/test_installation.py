@@ -9,7 +9,7 @@ import zipfile
 
 import psutil
 import pytest
-from private_comfyui import install
+from private_comfyui import environments, install
 from private_comfyui.install import DEMO
 
 PACKAGE = {
@@ -31,13 +31,13 @@ PIP = """
 import signal; signal.signal(signal.SIGINT, signal.default_int_handler)  # a CI's shell ignores it
 import sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from private_comfyui import install
+from private_comfyui import environments, install
 try:
     install.run_inside(Path(), [], Path("nowhere"))
-except install.HostError:
+except environments.HostError:
     pass
 try:
-    install._pip(Path(sys.argv[2]), "x")
+    environments.pip_install(Path(sys.argv[2]), "x")
 except KeyboardInterrupt:
     print("stopped", flush=True)
 """
@@ -67,26 +67,26 @@ def test_package_that_was_copied_in_part_is_copied_again(tmp_path, capsys):
         for name, text in PACKAGE.items():
             archive.writestr(name, text)
     steps = [("parts", ("--no-index", str(wheel)))]
-    install._make_environment(folder)
-    install._install(folder, steps, lock=None)
-    site = install._wheel_folder(install._python_in(folder)).parents[1]
+    environments.make_environment(folder)
+    environments._install(folder, steps, lock=None)
+    site = install._wheel_folder(environments.python_in(folder)).parents[1]
     (site / "second.py").unlink()
-    install._install(folder, steps, lock=None)
+    environments._install(folder, steps, lock=None)
     assert not (site / "second.py").exists()  # pip takes it for installed
     (folder / "vcut-step-1").touch()  # the mark of a step that was killed
-    install._install(folder, steps, lock=None)
+    environments._install(folder, steps, lock=None)
     assert (site / "second.py").exists()
     assert not list(folder.glob("vcut-step-*"))
     assert "1 of 1: parts" in capsys.readouterr().out
 
 
 def test_environment_that_was_made_in_part_is_made_again(tmp_path):
-    install._make_environment(tmp_path)
+    environments.make_environment(tmp_path)
     (tmp_path / "models").mkdir()
-    package = install._wheel_folder(install._python_in(tmp_path)).parents[1] / "pip"
+    package = install._wheel_folder(environments.python_in(tmp_path)).parents[1] / "pip"
     (package / "_internal" / "exceptions.py").unlink()
     (tmp_path / "vcut-step-0").touch()
-    install._install(tmp_path, [], lock=None)
+    environments._install(tmp_path, [], lock=None)
     assert (package / "_internal" / "exceptions.py").exists()
     assert (tmp_path / "models").exists() and not (tmp_path / "vcut-step-0").exists()
 

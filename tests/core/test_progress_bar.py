@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from command_line import progress_bar
-from private_comfyui.install import PACK
+from private_comfyui.environments import PACK
 
 
 class Terminal(io.StringIO):

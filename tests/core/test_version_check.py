@@ -4,7 +4,8 @@ import sys
 import types
 
 import pytest
-from private_comfyui.install import MINIMUM_COMFYUI, PACK
+from private_comfyui.environments import PACK
+from private_comfyui.install import MINIMUM_COMFYUI
 from vcut.nodes.version_check import MINIMUM_VERSION, outdated_host_message
 
 

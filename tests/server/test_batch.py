@@ -19,7 +19,8 @@ from many_gpus.journal import FILE_NAME
 from PIL import Image
 from private_comfyui import client
 from private_comfyui.client import ComfyClient, ServerError
-from private_comfyui.install import INSIDE, PACK, current_host, prepare_tools
+from private_comfyui.environments import PACK, prepare_tools
+from private_comfyui.install import INSIDE, current_host
 
 DEADLINE_S = 400
 # Not 64x64, of which x264 makes other files now and then: there its macroblock tree reads memory

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from private_comfyui import install
-from private_comfyui.install import PACK, HostError, current_host
+from private_comfyui import environments, install
+from private_comfyui.environments import PACK, HostError
+from private_comfyui.install import current_host
 from private_comfyui.serve import ComfyServer
 
 
@@ -88,13 +89,13 @@ def test_failing_pip_is_one_sentence(tmp_path, complaint, sentence):
     python.write_text(f'#!/bin/sh\nexec {sys.executable} {pip} "$@"\n')
     python.chmod(0o755)
     with pytest.raises(HostError, match=sentence):
-        install._pip(python, "x")
+        environments.pip_install(python, "x")
 
 
 def test_full_disk_is_noticed_before_anything_is_installed(monkeypatch):
     monkeypatch.setattr(install, "FREE_DISK_GB", 10**9)
     with pytest.raises(HostError, match="free disk"):
-        install._require_disk(install.FREE_DISK_GB, "a private ComfyUI", way_out="")
+        environments._require_disk(install.FREE_DISK_GB, "a private ComfyUI", way_out="")
 
 
 def test_environment_that_is_not_ours_is_left_alone(monkeypatch, tmp_path):
@@ -137,15 +138,15 @@ def test_environment_below_a_name_that_no_pipe_can_write_is_found(monkeypatch, t
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     for name, value in {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}.items():
         monkeypatch.setenv(name, value)  # as on Windows
-    assert folder in install._wheel_folder(install._python_in(folder)).parents
+    assert folder in install._wheel_folder(environments.python_in(folder)).parents
 
 
 def test_making_the_environment_again_keeps_our_mark_and_the_checkpoints(tmp_path):
     # An install may be killed at any moment: what is left must still be known as ours.
     for name in ("vcut-private-comfyui", "svd.safetensors"):
         (tmp_path / name).touch()
-    install._make_environment(tmp_path)
+    environments.make_environment(tmp_path)
     assert (tmp_path / "vcut-private-comfyui").exists()
     assert (tmp_path / "svd.safetensors").exists()
-    python = install._python_in(tmp_path)
+    python = environments.python_in(tmp_path)
     assert subprocess.run([python, "-m", "pip", "--version"]).returncode == 0

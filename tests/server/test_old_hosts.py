@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from private_comfyui.install import PACK
+from private_comfyui.environments import PACK
 
 LOAD = """
 import importlib.util, json, logging, sys

@@ -6,7 +6,8 @@ import re
 import pytest
 import requests
 from private_comfyui import prompts
-from private_comfyui.install import PACK, WORKFLOWS, HostError
+from private_comfyui.environments import PACK, HostError
+from private_comfyui.install import WORKFLOWS
 from private_comfyui.serve import ComfyServer
 
 NODES = {

@@ -18,7 +18,8 @@ import requests
 from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
 from private_comfyui import prompts
-from private_comfyui.install import WORKFLOWS, HostError, current_host
+from private_comfyui.environments import HostError
+from private_comfyui.install import WORKFLOWS, current_host
 from private_comfyui.serve import ComfyServer
 
 # Not .hypothesis in the folder that the tests are started from.
