@@ -25,12 +25,14 @@ import comfy.clip_model  # noqa: E402
 import comfy.ldm.models.autoencoder  # noqa: E402
 import comfy.ops  # noqa: E402
 import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 from comfy.ldm.modules.temporal_ae import VideoDecoder  # noqa: E402
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 CLIP_VISION_PREFIX = "conditioner.embedders.0.open_clip.model.visual."
+CLIP_SIZE = 64  # pixels, both sides
 LATENT_SCALE = 0.18215  # VAE latents times this have unit variance, as SVD's
 
 VAE = {
@@ -142,7 +144,10 @@ def initialise(module: torch.nn.Module, seed: int) -> None:
 
 
 def clip_pixels(frames: torch.Tensor) -> torch.Tensor:
-    """Return frames (N, 3, 64, 64) in 0..1 as comfy.clip_vision.video_preprocess makes them."""
+    """Return frames (N, 3, H, H) in 0..1 as comfy.clip_vision.clip_preprocess makes them."""
+    if frames.shape[-1] != CLIP_SIZE:
+        size = (CLIP_SIZE, CLIP_SIZE)
+        frames = F.interpolate(frames, size, mode="bicubic", antialias=True).clamp(0, 1)
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=frames.device)
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=frames.device)
     rounded = (frames * 255).round() / 255

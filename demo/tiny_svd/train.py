@@ -1,6 +1,6 @@
 """Trains the tiny SVD from nothing to tiny_svd.safetensors. Run it again to go on where it ended.
 
-    .venv/bin/python demo/tiny_svd/train.py --work ~/vcut-training
+    .venv/bin/python demo/tiny_svd/train.py --work ~/vcut-training [--world camera]
 
 Stages: vae, image encoder, latents (videos encoded once), unet, export, and the time layers of the
 VAE's decoder, which start from what was exported. GPU where there is one.
@@ -11,15 +11,16 @@ import json
 import math
 import os
 import shutil
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from architecture import (
+    CLIP_VISION_PREFIX,
     FOLDER,
     LATENT_SCALE,
+    UNET_PREFIX,
     VAE,
     VAE_PREFIX,
     build_image_encoder,
@@ -31,48 +32,55 @@ from architecture import (
     time_layers_of,
 )
 from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep
-from command_line import progress_bar
+from encoded_videos import encode_videos, load_videos
 from safetensors.torch import load_file, save_file
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from trainer import Stage, load_trained, step_generator, train
-from video_world import FPS, NUM_FRAMES, SIZE, make_videos
+from trainer import DEVICE, Stage, autocast, load_trained, step_generator, train
+from video_world import FPS, NUM_FRAMES
+from worlds import NAMES, World, fetch_photographs, world_named
 
 SEED = 2407
 STAGES = ("vae", "image_encoder", "latents", "unet", "export", "time_layers")
 LATENT_NOISE = 0.05  # standard deviations: the decoder must bear what the UNet gets wrong
-CLIPS_PER_SHARD = 256
 CONTEXT_DROPPED, CONCAT_DROPPED, BOTH_DROPPED = 0.05, 0.05, 0.10
 SIGMA_LOG_MEAN, SIGMA_LOG_STD = 0.7, 1.6
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@contextmanager
-def autocast():
-    """Be the context in which networks are evaluated while training.
+def begin(module: torch.nn.Module, prefix: str, weights: Path | None) -> torch.nn.Module:
+    """Load the weights of an exported file that have the prefix; leave all as it is for None.
 
-    On a CPU plain attention, as the fused one's backward pass takes twice the whole step; and bf16
-    only with AVX-512, as a convolution over time takes 15 times as long in it elsewhere.
+    Raises FileNotFoundError.
     """
-    is_cpu = DEVICE.type == "cpu"
-    backends = [SDPBackend.MATH] if is_cpu else list(SDPBackend.__members__.values())
-    is_bf16_fast = not is_cpu or torch.cpu.get_capabilities().get("avx512_bw", False)
-    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=is_bf16_fast), sdpa_kernel(backends):
-        yield
+    if weights is not None:
+        saved = load_file(weights).items()
+        named = {n[len(prefix) :]: w.float() for n, w in saved if n.startswith(prefix)}
+        module.load_state_dict(named)
+    return module
 
 
-def train_vae(stage: Stage, batch: int) -> bool:
-    """Train the autoencoder on single frames; its latents come near unit variance."""
-    vae = build_vae(SEED).to(DEVICE, memory_format=torch.channels_last)
+def train_vae(stage: Stage, world: World, start: Path | None, batch: int) -> bool:
+    """Train the autoencoder on single frames; its latents come near unit variance.
+
+    Where the camera moves, moved latents must decode to the moved picture, so that a UNet can pan
+    by interpolation. After EQ-VAE (Kouzelis et al. 2025, arXiv 2502.09509), with small motions.
+    """
+    vae = begin(build_vae(SEED), VAE_PREFIX, start)
+    if start is not None:  # exported with latents of SVD's size
+        _scale_latents(vae, torch.tensor(LATENT_SCALE))
+    vae = vae.to(DEVICE, memory_format=torch.channels_last)
 
     def loss_of(step: int) -> dict:
         generator = step_generator(SEED, step)
         frame = int(torch.randint(NUM_FRAMES, (), generator=generator))
-        frames = make_videos(batch, seed=10_000_000 + step, frames=[frame]).frames[:, 0]
+        frames = world.make(batch, seed=10_000_000 + step, frames=[frame]).frames[:, 0]
         pixels = (2 * frames - 1).to(DEVICE, memory_format=torch.channels_last)
         with autocast():
             latent = vae.encode(pixels).float()
             noise = torch.randn(latent.shape, generator=generator).to(DEVICE)
-            output = vae.decode(latent + LATENT_NOISE * noise)
+            seen = latent + LATENT_NOISE * noise
+            if world.camera_moves and step % 2:
+                motion = _small_motions(batch, generator).to(DEVICE)
+                seen, pixels = _moved(seen, motion), _moved(pixels, motion)
+            output = vae.decode(seen)
         error = output.float() - pixels
         mse = error.square().mean()
         mean, std = latent.mean((0, 2, 3)), latent.std((0, 2, 3))
@@ -83,91 +91,74 @@ def train_vae(stage: Stage, batch: int) -> bool:
     return train(stage, vae, loss_of)
 
 
-def train_image_encoder(stage: Stage, batch: int) -> bool:
+def _small_motions(batch: int, generator) -> torch.Tensor:
+    """Return affine maps (B, 2, 3) that shift by up to 8 % of the side and zoom by up to 25 %."""
+    chance = 2 * torch.rand(batch, 3, generator=generator) - 1
+    scale = (0.22 * chance[:, :1]).exp()[:, :, None] * torch.eye(2)  # (B, 2, 2)
+    return torch.cat([scale, 0.16 * chance[:, 1:, None]], 2)
+
+
+def _moved(pictures: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+    grid = F.affine_grid(motion, list(pictures.shape), align_corners=False)
+    return F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
+
+
+def train_image_encoder(stage: Stage, world: World, start: Path | None, batch: int) -> bool:
     """Train the image encoder to tell what the sprite is, where it is, and its colour."""
-    encoder = build_image_encoder(SEED + 1)
+    encoder = begin(build_image_encoder(SEED + 1), CLIP_VISION_PREFIX, start)
     torch.manual_seed(SEED)
-    head = torch.nn.Linear(64, 4 + 2 + 3)
+    head = torch.nn.Linear(64, world.num_kinds + 2 + 3)
     module = torch.nn.ModuleDict({"encoder": encoder, "head": head}).to(DEVICE)
     for layer in encoder.vision_model.encoder.layers:  # ComfyUI adds in place to what these keep
         for norm in (layer.layer_norm1, layer.layer_norm2):
             norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].clone(),))
 
     def loss_of(step: int) -> dict:
-        videos = make_videos(batch, seed=20_000_000 + step, frames=[0])
+        videos = world.make(batch, seed=20_000_000 + step, frames=[0])
         answer = head(encoder(clip_pixels(videos.frames[:, 0].to(DEVICE)))[2])
-        direction = F.cross_entropy(answer[:, :4], videos.direction.to(DEVICE))
-        place = F.mse_loss(answer[:, 4:6], (videos.path[:, 0] / SIZE * 4 - 2).to(DEVICE))
-        colour = F.mse_loss(answer[:, 6:], videos.colour.to(DEVICE) * 2 - 1)
-        right = (answer[:, :4].argmax(1) == videos.direction.to(DEVICE)).float().mean()
+        kind, centre, tint = answer.split([world.num_kinds, 2, 3], 1)
+        direction = F.cross_entropy(kind, videos.direction.to(DEVICE))
+        place = F.mse_loss(centre, (videos.path[:, 0] / world.size * 4 - 2).to(DEVICE))
+        colour = F.mse_loss(tint, videos.colour.to(DEVICE) * 2 - 1)
+        right = (kind.argmax(1) == videos.direction.to(DEVICE)).float().mean()
         return {"loss": direction + place + colour, "right": right, "place": place}
 
     return train(stage, module, loss_of)
 
 
-def finished_vae(stage: Stage) -> torch.nn.Module:
+def finished_vae(stage: Stage, world: World) -> torch.nn.Module:
     """Return the trained VAE with latents of mean 0 and variance 1 / LATENT_SCALE**2 exactly."""
     vae = load_trained(stage, build_vae(SEED)).to(DEVICE)
     with torch.no_grad():
-        frames = [
-            make_videos(64, seed=30_000_000 + k, frames=[k]).frames for k in range(NUM_FRAMES)
-        ]
+        frames = [world.make(64, seed=30_000_000 + k, frames=[k]).frames for k in range(NUM_FRAMES)]
         pixels = 2 * torch.cat(frames)[:, 0].to(DEVICE) - 1
         latent = torch.cat([vae.encode(part) for part in pixels.split(32)])
         mean, std = latent.mean((0, 2, 3)), latent.std((0, 2, 3))
-        scale = 1 / (std * LATENT_SCALE)  # (4,)
-        vae.quant_conv.weight[:4] *= scale[:, None, None, None]
-        vae.quant_conv.bias[:4] = (vae.quant_conv.bias[:4] - mean) * scale
+        vae.quant_conv.bias[:4] -= mean
         vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ mean
-        vae.post_quant_conv.weight /= scale[None, :, None, None]
+        _scale_latents(vae, 1 / (std * LATENT_SCALE))
     return vae.eval()
 
 
-def finished_image_encoder(stage: Stage) -> torch.nn.Module:
+@torch.no_grad()
+def _scale_latents(vae, scale: torch.Tensor) -> None:
+    """Make every latent channel ``scale`` (4,) or () times as large; pictures stay the same."""
+    scale = scale.expand(4)
+    vae.quant_conv.weight[:4] *= scale[:, None, None, None]
+    vae.quant_conv.bias[:4] *= scale
+    vae.post_quant_conv.weight /= scale[None, :, None, None]
+
+
+def finished_image_encoder(stage: Stage, world: World) -> torch.nn.Module:
     """Return the trained image encoder with embeddings of mean square 1."""
-    module = torch.nn.ModuleDict(
-        {"encoder": build_image_encoder(SEED + 1), "head": torch.nn.Linear(64, 9)}
-    )
+    head = torch.nn.Linear(64, world.num_kinds + 2 + 3)
+    module = torch.nn.ModuleDict({"encoder": build_image_encoder(SEED + 1), "head": head})
     encoder = load_trained(stage, module)["encoder"].to(DEVICE).eval()
     with torch.no_grad():
-        frames = make_videos(512, seed=40_000_000, frames=[0]).frames[:, 0].to(DEVICE)
+        frames = world.make(512, seed=40_000_000, frames=[0]).frames[:, 0].to(DEVICE)
         size = encoder(clip_pixels(frames))[2].square().mean().sqrt()
         encoder.visual_projection.weight /= size
     return encoder
-
-
-@torch.no_grad()
-def encode_videos(folder: Path, vae, encoder, num_videos: int) -> None:
-    """Write shards of videos: latents (B, T, 4, 8, 8) as the VAE gives them, context, bucket."""
-    folder.mkdir(exist_ok=True)
-    vae = vae.to(memory_format=torch.channels_last)
-    num_shards = num_videos // CLIPS_PER_SHARD
-    with progress_bar("latents", num_shards, "shard") as bar:
-        for shard in range(num_shards):
-            path = folder / f"{shard:04d}.pt"
-            if not path.exists():
-                _encode_shard(path, vae, encoder, seed=50_000_000 + shard)
-            bar.update()
-
-
-def _encode_shard(path: Path, vae, encoder, seed: int) -> None:
-    videos = make_videos(CLIPS_PER_SHARD, seed=seed)
-    pixels = (2 * videos.frames.flatten(0, 1) - 1).contiguous(memory_format=torch.channels_last)
-    with autocast():
-        latents = [vae.encode(part.to(DEVICE)).half().cpu() for part in pixels.split(64)]
-    content = {
-        "latents": torch.cat(latents).unflatten(0, (-1, NUM_FRAMES)).contiguous(),
-        "context": encoder(clip_pixels(videos.frames[:, 0].to(DEVICE)))[2].cpu(),
-        "motion_bucket": videos.motion_bucket,
-    }
-    torch.save(content, path.with_suffix(".partial"))
-    os.replace(path.with_suffix(".partial"), path)
-
-
-def load_videos(folder: Path) -> dict[str, torch.Tensor]:
-    """Return all shards joined."""
-    shards = [torch.load(path) for path in sorted(folder.glob("*.pt"))]
-    return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
 
 def vector_conditioning(motion_bucket: torch.Tensor) -> torch.Tensor:
@@ -184,7 +175,7 @@ def diffusion_batch(videos: dict, size: int, generator) -> tuple[dict, torch.Ten
     v = (noise - sigma * clean) / sqrt(sigma^2 + 1).
     """
     chosen = torch.randint(len(videos["latents"]), (size,), generator=generator)
-    latents = videos["latents"][chosen].float()  # (B, T, 4, 8, 8)
+    latents = videos["latents"][chosen].float()  # (B, T, 4, h, w)
     sigma = torch.randn(size, generator=generator) * SIGMA_LOG_STD + SIGMA_LOG_MEAN
     sigma = sigma.exp()[:, None, None, None, None]
     noise = torch.randn(latents.shape, generator=generator)
@@ -204,9 +195,9 @@ def diffusion_batch(videos: dict, size: int, generator) -> tuple[dict, torch.Ten
     return {name: value.to(DEVICE) for name, value in inputs.items()}, target.to(DEVICE)
 
 
-def train_unet(stage: Stage, videos: dict, batch: int) -> bool:
+def train_unet(stage: Stage, videos: dict, start: Path | None, batch: int) -> bool:
     """Train the UNet to predict v."""
-    unet = build_unet(SEED + 2).to(DEVICE)
+    unet = begin(build_unet(SEED + 2), UNET_PREFIX, start).to(DEVICE)
 
     def loss_of(step: int) -> dict:
         inputs, target = diffusion_batch(videos, batch, step_generator(SEED + 2, step))
@@ -229,14 +220,10 @@ def export(path: Path, vae, encoder, unet_stage: Stage) -> None:
 
 def exported_vae(weights: Path) -> torch.nn.Module:
     """Return the VAE of an exported file. Raises FileNotFoundError."""
-    vae = build_vae(SEED)
-    start = len(VAE_PREFIX)
-    saved = load_file(weights).items()
-    vae.load_state_dict({n[start:]: w.float() for n, w in saved if n.startswith(VAE_PREFIX)})
-    return vae.to(DEVICE)
+    return begin(build_vae(SEED), VAE_PREFIX, weights).to(DEVICE)
 
 
-def train_time_layers(stage: Stage, weights: Path) -> bool:
+def train_time_layers(stage: Stage, world: World, weights: Path) -> bool:
     """Train the decoder's time layers on whole videos, and write them beside ``weights``.
 
     Everything else of the VAE stays as it is, and so do its latents.
@@ -249,7 +236,7 @@ def train_time_layers(stage: Stage, weights: Path) -> bool:
 
     def loss_of(step: int) -> dict:
         generator = step_generator(SEED + 3, step)
-        pixels = (2 * make_videos(1, seed=60_000_000 + step).frames[0] - 1).to(DEVICE)
+        pixels = (2 * world.make(1, seed=60_000_000 + step).frames[0] - 1).to(DEVICE)
         with autocast():
             with torch.no_grad():
                 latent = vae.encode(pixels).float()
@@ -271,7 +258,9 @@ def train_time_layers(stage: Stage, weights: Path) -> bool:
 def arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--world", choices=NAMES, default="sprites")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and logs")
+    parser.add_argument("--start", type=Path, help="an exported file, to begin with its weights")
     parser.add_argument("--output", type=Path, help="default: WORK/tiny_svd.safetensors")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--minutes", type=float, default=math.inf, help="per stage")
@@ -291,6 +280,8 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
+    fetch_photographs(options.world, options.work)
+    world = world_named(options.world, options.work)
     vae_stage = Stage("vae", options.work, options.vae_steps, 7e-4, minutes=options.minutes)
     encoder_stage = replace(vae_stage, name="image_encoder", steps=1500, learning_rate=1e-3)
     unet_stage = replace(
@@ -299,22 +290,24 @@ def main() -> None:
     )  # fmt: skip
     output = options.output or options.work / "tiny_svd.safetensors"
     if "vae" in options.stages:
-        if not train_vae(vae_stage, options.vae_batch):
+        if not train_vae(vae_stage, world, options.start, options.vae_batch):
             return
-    if "image_encoder" in options.stages and not train_image_encoder(encoder_stage, 64):
+    if "image_encoder" in options.stages and not train_image_encoder(
+        encoder_stage, world, options.start, 64
+    ):
         return
     folder = options.work / "latents"
     if "latents" in options.stages:
-        networks = finished_vae(vae_stage), finished_image_encoder(encoder_stage)
-        encode_videos(folder, *networks, options.videos)
+        networks = finished_vae(vae_stage, world), finished_image_encoder(encoder_stage, world)
+        encode_videos(folder, world, *networks, options.videos)
     if "unet" in options.stages:
-        train_unet(unet_stage, load_videos(folder), options.unet_batch)
+        train_unet(unet_stage, load_videos(folder), options.start, options.unet_batch)
     if "export" in options.stages:
-        networks = finished_vae(vae_stage), finished_image_encoder(encoder_stage)
+        networks = finished_vae(vae_stage, world), finished_image_encoder(encoder_stage, world)
         export(output, *networks, unet_stage)
     if "time_layers" in options.stages:
         stage = replace(vae_stage, name="time_layers", steps=options.time_layer_steps)
-        train_time_layers(stage, output)
+        train_time_layers(stage, world, output)
 
 
 if __name__ == "__main__":

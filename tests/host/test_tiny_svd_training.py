@@ -5,6 +5,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import encoded_videos
 import pytest
 import torch
 import train
@@ -12,8 +13,10 @@ from safetensors.torch import load_file
 from tiny_svd.loader import TIME_LAYERS, WEIGHTS
 from trainer import Stage, step_generator
 from video_world import DIRECTIONS, NUM_FRAMES, SIZE, make_videos
+from worlds import world_named
 
 STEPS = 2
+SPRITES = world_named("sprites", Path())
 
 
 @pytest.fixture(autouse=True)
@@ -36,16 +39,16 @@ def _latents(seed: int = 0, videos: int = 3) -> dict[str, torch.Tensor]:
     }
 
 
-def _train_vae(stage):
-    train.train_vae(stage, batch=1)
+def _train_vae(stage, start=None):
+    train.train_vae(stage, SPRITES, start, batch=1)
 
 
 def _train_image_encoder(stage):
-    train.train_image_encoder(stage, batch=2)
+    train.train_image_encoder(stage, SPRITES, None, batch=2)
 
 
 def _train_unet(stage):
-    train.train_unet(stage, _latents(), batch=1)
+    train.train_unet(stage, _latents(), None, batch=1)
 
 
 def _losses(folder: Path, run, steps: int = STEPS, disturb: int = 0) -> list[dict]:
@@ -60,7 +63,7 @@ def _losses(folder: Path, run, steps: int = STEPS, disturb: int = 0) -> list[dic
 
 def _train_time_layers(stage):
     weights = shutil.copy(WEIGHTS, stage.folder)
-    assert train.train_time_layers(stage, Path(weights))
+    assert train.train_time_layers(stage, SPRITES, Path(weights))
     written = load_file(stage.folder / TIME_LAYERS)
     shipped = load_file(WEIGHTS.with_name(TIME_LAYERS))
     assert {n: w.shape for n, w in written.items()} == {n: w.shape for n, w in shipped.items()}
@@ -84,6 +87,12 @@ def test_stopped_training_goes_on_with_the_same_losses(tmp_path):
     lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 2]
     assert [line["loss"] for line in lines] == [line["loss"] for line in whole]
+
+
+def test_training_can_begin_with_an_exported_file(tmp_path):
+    anew = _losses(tmp_path / "anew", _train_vae)
+    begun = _losses(tmp_path / "begun", lambda stage: _train_vae(stage, start=WEIGHTS))
+    assert begun[0]["psnr"] > anew[0]["psnr"] + 15
 
 
 def test_every_step_has_randomness_of_its_own():
@@ -139,12 +148,15 @@ def test_videos_of_training_follow_from_the_seeds_alone(tmp_path, monkeypatch):
         def forward(self, pixels):
             return None, None, pixels.mean((2, 3))
 
-    monkeypatch.setattr(train, "CLIPS_PER_SHARD", 2)
+    monkeypatch.setattr(encoded_videos, "CLIPS_PER_SHARD", 2)
     network = PixelMeans()
     for name in ("first", "second"):
         torch.manual_seed(len(name))
-        train.encode_videos(tmp_path / name, network, network, num_videos=4)
-    first, second = train.load_videos(tmp_path / "first"), train.load_videos(tmp_path / "second")
+        encoded_videos.encode_videos(tmp_path / name, SPRITES, network, network, num_videos=4)
+    first, second = (
+        encoded_videos.load_videos(tmp_path / "first"),
+        encoded_videos.load_videos(tmp_path / "second"),
+    )
     assert first["latents"].shape[:2] == (4, NUM_FRAMES)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["latents"][:2], first["latents"][2:])  # each shard has its seed
