@@ -1,12 +1,10 @@
 """The paper's protocol on the real model: its variants over a folder of pictures, many seeds each.
 
 python3 benchmarks/paper.py --images DIR [--svd NAME] [--svd-xt NAME] [--svd-xt-1-1 NAME]
-python3 benchmarks/paper.py --images DIR ... --scores FILE ...
 
-The first form makes the videos, wherever demo/batch.py could, and lays them out as VBench's
-image-to-video suite wants them. VBench runs in an environment of its own (0.1.5 pins numpy below 2
-and transformers 4.33.2); the second form reads its results and writes the tables. Without a
-checkpoint the tiny SVD makes the videos: a rehearsal.
+Makes the videos, wherever demo/batch.py could, lays them out as VBench's image-to-video suite wants
+them, and writes the tables, with VBench's scores once benchmarks/paper_scores.py has made them.
+Without a checkpoint the tiny SVD makes the videos: a rehearsal.
 
 Source: Taghipour et al., IEEE Access 2025, arXiv 2407.19205.
 """
@@ -44,13 +42,8 @@ VARIANTS = {
 FRAMES = {"SVD": 14, "SVD-XT": 25, "SVD-XT 1.1": 25}
 REHEARSAL = "tiny SVD"
 VBENCH = """
-The videos lie in {folder}, as NAME-INDEX.mp4 beside NAME's picture. For VBench's eight measures,
-in an environment of its own (https://github.com/Vchitect/VBench, vbench2_beta_i2v):
-
-  i2v_subject i2v_background subject_consistency background_consistency motion_smoothness
-  dynamic_degree aesthetic_quality imaging_quality
-
-Give its results to this command: --scores MODEL/VARIANT/*_eval_results.json
+The videos lie in {folder}. For VBench's eight measures run
+python3 benchmarks/paper_scores.py with the same --images and --output, then this command again.
 """
 
 
@@ -61,7 +54,7 @@ def main() -> int:
 
 
 def _run_protocol(arguments: argparse.Namespace) -> int:
-    scores = read_scores(arguments.scores)
+    scores = read_scores(arguments.output)
     pictures = find_pictures([str(arguments.images)])
     stems = [picture.stem for picture in pictures]
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
@@ -94,7 +87,6 @@ def _parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", metavar="NAME", help="its checkpoint in ComfyUI")
     parser.add_argument("--seeds", type=positive, default=5, help="of each picture")
     parser.add_argument("--steps", type=choices.STEPS, default=25, help="the paper's: 25")
-    parser.add_argument("--scores", type=Path, nargs="+", default=[], help="results of VBench")
     parser.add_argument("--output", type=Path, default=PACK / "output" / "paper")
     command.add_options(parser)
     return parser.parse_args()

@@ -37,18 +37,23 @@ PRINTED_SECONDS = {  # on one A10, 25 steps
     ("SVD-XT", "c20"): 103.2,
     ("SVD-XT", "c10"): 84.3,
 }
+SCORES = "scores"  # a folder beside the videos
 Scores = dict[tuple[str, str], dict[str, float]]
 
 
-def read_scores(files: Sequence[Path]) -> Scores:
-    """Return VBench's scores in percent by (model, variant), which are the files' folders.
+def results_file(output: Path, model: str, variant: str, measure: str) -> Path:
+    """Return where VBench writes a measure's results, below the benchmark's output folder."""
+    return output / SCORES / model / variant / f"{measure}_eval_results.json"
 
-    A file is {measure: [score from 0 to 1, [each video's]]}, as VBench writes it. Raises HostError
-    for another one.
+
+def read_scores(output: Path) -> Scores:
+    """Return VBench's scores in percent by (model, variant): all that ``results_file`` names.
+
+    A file is {measure: [score from 0 to 1, [each video's]]}. Raises HostError for another one.
     """
     scores: Scores = {}
-    for file in files:
-        key = (file.resolve().parent.parent.name, file.resolve().parent.name)
+    for file in sorted((output / SCORES).glob("*/*/*.json")):
+        key = (file.parent.parent.name, file.parent.name)
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             found = {name: 100 * content[name][0] for name in MEASURES if name in content}

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import paper_scores
 import paper_similarity
 import paper_tables
 import pytest
@@ -64,7 +65,7 @@ def test_variants_take_the_evaluations_that_the_paper_counts(rehearsal):
 def test_what_is_left_to_do_with_vbench_is_told(rehearsal):
     folder, output = rehearsal
     assert f"The videos lie in {folder / 'vbench'}" in output
-    assert "--scores MODEL/VARIANT/*_eval_results.json" in output
+    assert "python3 benchmarks/paper_scores.py with the same --images and --output" in output
 
 
 def test_two_pictures_of_one_name_are_refused(tmp_path):
@@ -81,14 +82,14 @@ def _entry(seconds: float) -> Entry:
 
 
 def test_tables_have_our_figures_beside_the_printed_ones(tmp_path):
-    file = tmp_path / "SVD-XT" / "c17" / "x_eval_results.json"
+    file = paper_tables.results_file(tmp_path, "SVD-XT", "c17", "x")
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"subject_consistency": [0.9, []], "i2v_subject": [0.5, []]}))
     done = {
         ("SVD-XT", "baseline"): [_entry(10.0), _entry(10.0), _entry(90.0)],
         ("SVD-XT", "c17"): [_entry(8.0)],
     }
-    text = paper_tables.tables(done, paper_tables.read_scores([file]))
+    text = paper_tables.tables(done, paper_tables.read_scores(tmp_path))
     assert "| c17 | 1 | 50 | 8.0 | 0.80 | 0.81 |" in text  # 97.3 of 120.6 seconds in the paper
     assert "| c17 | 90.00 / 95.48 |" in text and "| 50.00 / 97.25 |" in text
     assert "| baseline | - / 95.52 |" in text
@@ -96,10 +97,26 @@ def test_tables_have_our_figures_beside_the_printed_ones(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"subject_consistency": 1}'])
 def test_file_that_holds_no_scores_is_named(tmp_path, content):
-    file = tmp_path / "scores.json"
+    file = paper_tables.results_file(tmp_path, "SVD", "c10", "dynamic_degree")
+    file.parent.mkdir(parents=True)
     file.write_text(content)
-    with pytest.raises(HostError, match="expected VBench's results in .*scores.json"):
-        paper_tables.read_scores([file])
+    with pytest.raises(HostError, match="expected VBench's results in .*c10.dynamic_degree"):
+        paper_tables.read_scores(tmp_path)
+
+
+def test_vbench_is_told_of_each_picture_and_its_videos(tmp_path):
+    for name in ("a red wall-0.mp4", "a red wall-1.mp4", "x-y-0.mp4"):
+        (tmp_path / name).touch()
+    pictures = {name: tmp_path / f"{name}.png" for name in ("a red wall", "x-y", "another")}
+    told = paper_scores.videos_of(tmp_path, pictures)
+    assert [(each["prompt_en"], Path(each["image_name"])) for each in told] == [
+        ("a red wall", pictures["a red wall"]), ("x-y", pictures["x-y"]),
+    ]  # fmt: skip
+    assert [Path(video).name for video in told[0]["video_list"]] == [
+        "a red wall-0.mp4", "a red wall-1.mp4",
+    ]  # fmt: skip
+    with pytest.raises(HostError, match="expected a picture named x-y in --images"):
+        paper_scores.videos_of(tmp_path, {"a red wall": pictures["a red wall"]})
 
 
 @pytest.fixture(scope="module")
