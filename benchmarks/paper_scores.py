@@ -4,7 +4,7 @@ python3 benchmarks/paper_scores.py --images DIR [--output DIR] [--measures NAME 
 
 --images and --output as for benchmarks/paper.py, which has made the videos and reads the scores.
 VBench fetches the weights of its measures itself, with git and wget, into ~/.cache/vbench. What is
-scored already is not scored again.
+scored already is not scored again unless there are newer videos.
 
 Source: Huang et al., VBench, CVPR 2024, arXiv 2311.17982; its image-to-video suite.
 """
@@ -46,17 +46,17 @@ def main() -> int:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    if INSIDE not in os.environ:
-        if sys.version_info[:2] not in PYTHONS:
-            have = ".".join(map(str, sys.version_info[:2]))
-            raise HostError(f"expected Python 3.10 or 3.11 for VBench, got {have}.")
-        python = prepare_tools("vbench")
-        return run_with(python, Path(__file__), sys.argv[1:], {INSIDE: "1"})
     folders = sorted(
         path.resolve() for path in (arguments.output / "vbench").glob("*/*") if path.is_dir()
     )
     if not folders:
         raise HostError(f"expected videos in {arguments.output}: run benchmarks/paper.py first.")
+    if INSIDE not in os.environ:
+        if sys.version_info[:2] not in PYTHONS:
+            have = ".".join(map(str, sys.version_info[:2]))
+            raise HostError(f"expected Python 3.10 or 3.11 for VBench, got {have}.")
+        python = prepare_tools("vbench", disk_gb=8)
+        return run_with(python, Path(__file__), sys.argv[1:], {INSIDE: "1"})
     pictures = {path.stem: path.resolve() for path in find_pictures([str(arguments.images)])}
     output = arguments.output.resolve()
     WEIGHTS.mkdir(parents=True, exist_ok=True)
@@ -67,10 +67,16 @@ def _score(arguments: argparse.Namespace) -> int:
         for measure in arguments.measures:
             model, variant = folder.parent.name, folder.name
             results = results_file(output, model, variant, measure)
-            if not results.exists():
+            if not is_scored(results, folder):
                 failed += not _measure(results, measure, videos)
     print("\nThe command that made the videos writes the tables with these scores.")
     return int(failed > 0)
+
+
+def is_scored(results: Path, folder: Path) -> bool:
+    """Return whether the results are there and as new as each of the folder's videos."""
+    newest = max((video.stat().st_mtime for video in folder.iterdir()), default=0.0)
+    return results.exists() and results.stat().st_mtime >= newest
 
 
 def videos_of(folder: Path, pictures: dict[str, Path]) -> list[dict]:

@@ -46,11 +46,14 @@ def run_with(python: Path, script: Path, arguments: list[str], variables: dict[s
             continue  # the terminal has told the inner process too; let it clean up
 
 
-def prepare_tools(name: str) -> Path:
-    """Return the Python of an environment for requirements/NAME.txt alone, ``.venv-NAME``."""
+def prepare_tools(name: str, disk_gb: int = 1) -> Path:
+    """Return the Python of an environment for requirements/NAME.txt alone, ``.venv-NAME``.
+
+    disk_gb: what it takes. Raises HostError when it cannot be made.
+    """
     folder, lock = PACK / f".venv-{name}", REQUIREMENTS / f"{name}.txt"
     steps = ((name, ("-r", str(lock))),)
-    make_ready(folder, steps, fingerprint([], [lock]), name, disk_gb=1, way_out="")
+    make_ready(folder, steps, fingerprint([], [lock]), name, disk_gb, way_out="")
     return python_in(folder)
 
 

@@ -104,6 +104,27 @@ def test_file_that_holds_no_scores_is_named(tmp_path, content):
         paper_tables.read_scores(tmp_path)
 
 
+def test_new_videos_are_scored_again(tmp_path):
+    videos, results = tmp_path / "c17", tmp_path / "x.json"
+    videos.mkdir()
+    for number in range(2):
+        (videos / f"a-{number}.mp4").touch()
+    assert not paper_scores.is_scored(results, videos)
+    results.touch()
+    assert paper_scores.is_scored(results, videos)
+    later = results.stat().st_mtime + 1
+    os.utime(videos / "a-1.mp4", (later, later))
+    assert not paper_scores.is_scored(results, videos)
+
+
+def test_scores_without_videos_are_one_sentence_before_anything_is_installed(tmp_path):
+    command = [sys.executable, PACK / "benchmarks" / "paper_scores.py", "--images", tmp_path]
+    done = subprocess.run([*command, "--output", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"VCUT: expected videos in {tmp_path}: run benchmarks/paper.py first." in done.stderr
+    assert done.stdout == ""
+
+
 def test_vbench_is_told_of_each_picture_and_its_videos(tmp_path):
     for name in ("a red wall-0.mp4", "a red wall-1.mp4", "x-y-0.mp4"):
         (tmp_path / name).touch()
