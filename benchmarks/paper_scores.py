@@ -61,6 +61,7 @@ def _score(arguments: argparse.Namespace) -> int:
     output = arguments.output.resolve()
     WEIGHTS.mkdir(parents=True, exist_ok=True)
     os.chdir(WEIGHTS)  # one measure puts its weights into the working directory
+    make_torchvision_importable()
     failed = 0
     for folder in folders:
         videos = videos_of(folder, pictures)
@@ -102,7 +103,6 @@ def videos_of(folder: Path, pictures: dict[str, Path]) -> list[dict]:
 
 def _measure(results: Path, measure: str, videos: Sequence[dict]) -> bool:
     """Let VBench write one measure's results; say in a sentence where it cannot."""
-    make_torchvision_importable()
     import torch
     from vbench2_beta_i2v import VBenchI2V
 

@@ -7,17 +7,14 @@ The first frame does not tell how the camera shakes and drifts, how the sprite t
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from photographs import photographs
+from video_world import MOTION_BUCKETS, NUM_FRAMES, Videos
 
 SIZE = 96  # pixels, both sides
-NUM_FRAMES = 14
-FPS = 6
-MOTION_BUCKETS = (60, 200)  # lowest and highest
 RADIUS = 13.0  # pixels
 MARGIN = 17.0  # pixels between a sprite's centre and the edge
 
@@ -33,35 +30,20 @@ HOP = 4.0  # pixels at most
 TURN = 0.08  # radians a frame at most
 
 KIND_NAMES = ("right", "left", "up", "down", "in", "out")
-SHAPES = ("disc", "square", "triangle", "cross", "ring", "diamond")
 DIRECTIONS = torch.tensor(
     [[1.0, 0.0], [-1.0, 0.0], [0.0, -1.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
 )
 ZOOMS = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, -1.0])
 COLOURS = torch.tensor(
     [
-        [0.92, 0.12, 0.12],
-        [0.10, 0.25, 0.95],
-        [0.10, 0.78, 0.15],
-        [0.97, 0.88, 0.08],
-        [0.98, 0.98, 0.98],
-        [0.85, 0.10, 0.80],
+        [0.92, 0.12, 0.12],  # disc
+        [0.10, 0.25, 0.95],  # square
+        [0.10, 0.78, 0.15],  # triangle
+        [0.97, 0.88, 0.08],  # cross
+        [0.98, 0.98, 0.98],  # ring
+        [0.85, 0.10, 0.80],  # diamond
     ]
 )
-
-
-@dataclass
-class Videos:
-    """frames (B, T, 3, H, W) in 0..1; direction (index of KIND_NAMES), motion_bucket (B,).
-
-    colour (B, 3). path (B, T, 2): the sprite's centre (x, y) in pixels.
-    """
-
-    frames: torch.Tensor
-    direction: torch.Tensor
-    motion_bucket: torch.Tensor
-    colour: torch.Tensor
-    path: torch.Tensor
 
 
 def make_videos(
@@ -73,8 +55,9 @@ def make_videos(
 ) -> Videos:
     """Return videos, or chosen frames of them, that follow from the seed.
 
-    folder: of photographs; those to be judged by when None. chance: another number gives other
-    continuations of the same first frames. Raises FileNotFoundError for a folder without any.
+    Their ``direction`` is an index of KIND_NAMES. folder: of photographs; those to be judged by if
+    None. chance: another number gives other continuations of the same first frames. Raises
+    FileNotFoundError for a folder without any photograph.
     """
     told = torch.Generator().manual_seed(2 * seed + (folder is None))
     left_open = torch.Generator().manual_seed(7_919 * seed + chance)

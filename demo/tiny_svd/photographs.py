@@ -85,6 +85,7 @@ def fetch(folder: Path) -> None:
                 if not found:
                     raise FileNotFoundError(f"{package} has no {pattern}")
                 for path in found:
+                    # KDE's files are named by their size: their folder has the name.
                     name = path.stem if not path.stem[0].isdigit() else path.parts[-4]
                     _scaled(path).save(folder / f"{package}_{name}.png".lower())
             copyright_file = Path(unpacked) / "usr" / "share" / "doc" / package / "copyright"

@@ -26,10 +26,10 @@ def centroids(videos: torch.Tensor, colour: torch.Tensor) -> tuple[torch.Tensor,
     return torch.stack([x, y], 2) / mass[..., None].clamp(min=1e-6), mass
 
 
-def zooms_right(truth, videos: torch.Tensor) -> torch.Tensor:
+def zooms_right(truth: Videos, videos: torch.Tensor) -> torch.Tensor:
     """Return (B,) whether the sprite grew where it truly grows, and shrank where it shrinks.
 
-    By its mass in the last three frames against that in frame 1.
+    videos (B, T, 3, H, W) in 0..1. By its mass in the last three frames against that in frame 1.
     """
 
     def growth(frames: torch.Tensor) -> torch.Tensor:

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import camera_world
 import photographs
 import torch
 import video_world
+from video_world import Videos
 
 NAMES = ("sprites", "camera")
 
@@ -23,8 +23,8 @@ class World:
     does, not a sprite alone.
     """
 
-    make: Callable[..., Any]
-    unseen: Callable[..., Any]
+    make: Callable[..., Videos]
+    unseen: Callable[..., Videos]
     size: int  # pixels, both sides
     directions: torch.Tensor  # (kinds of sprites, 2): where each goes, x and y
     camera_moves: bool
@@ -46,7 +46,11 @@ def world_named(name: str, work: Path) -> World:
 
 
 def fetch_photographs(name: str, work: Path) -> None:
-    """Fetch the photographs that a world is trained on, if it needs any, into ``work``."""
-    folder = work / "photographs"
+    """Fetch the photographs that a world is trained on, if it needs any, into ``work``.
+
+    Raises as ``photographs.fetch``.
+    """
+    folder, partial_folder = work / "photographs", work / "photographs.partial"
     if name == "camera" and not folder.exists():
-        photographs.fetch(folder)
+        photographs.fetch(partial_folder)
+        partial_folder.rename(folder)  # what was cut short is not believed in

@@ -50,9 +50,7 @@ def test_photograph_moves_against_the_sprite_that_the_camera_follows(monkeypatch
     for name in ("DRIFT", "SHAKE"):
         monkeypatch.setattr(camera_world, name, 0.0)
     videos = make_videos(NUM_VIDEOS, seed=3, folder=tmp_path)
-    corner = videos.frames[:, :, :, :4, :].mean(
-        (2, 3, 4)
-    )  # (B, T): far from hills and most sprites
+    corner = videos.frames[:, :, :, :4, :].mean((2, 3, 4))  # (B, T): above hills and most sprites
     brighter = corner[:, -1] - corner[:, 0]
     right, left = (videos.direction == KIND_NAMES.index(name) for name in ("right", "left"))
     mirrored = videos.frames[:, 0, :, 2, 0].mean(1) > videos.frames[:, 0, :, 2, -1].mean(1)
