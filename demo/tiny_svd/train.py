@@ -198,6 +198,9 @@ def diffusion_batch(videos: dict, size: int, generator) -> tuple[dict, torch.Ten
 def train_unet(stage: Stage, videos: dict, start: Path | None, batch: int) -> bool:
     """Train the UNet to predict v."""
     unet = begin(build_unet(SEED + 2), UNET_PREFIX, start).to(DEVICE)
+    for module in unet.modules():
+        if isinstance(module, torch.nn.GroupNorm):  # on a CPU several times as slow channels last
+            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
 
     def loss_of(step: int) -> dict:
         inputs, target = diffusion_batch(videos, batch, step_generator(SEED + 2, step))

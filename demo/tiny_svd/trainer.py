@@ -87,7 +87,9 @@ def train(stage: Stage, module: torch.nn.Module, loss_of: Callable[[int], dict])
     loss_of(step) returns {"loss": scalar tensor, further scalars to log}.
     """
     parameters = list(module.parameters())
-    optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=stage.weight_decay)
+    optimiser = torch.optim.AdamW(
+        parameters, betas=(0.9, 0.99), weight_decay=stage.weight_decay, fused=True
+    )
     ema = {name: value.clone() for name, value in module.state_dict().items()}
     first, seconds = _resume(stage, module, optimiser, ema)
     stop, saved_at, started = Stop(stage.minutes), time.monotonic(), time.monotonic() - seconds
