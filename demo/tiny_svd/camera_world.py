@@ -16,7 +16,7 @@ from video_world import MOTION_BUCKETS, NUM_FRAMES, Videos
 
 SIZE = 96  # pixels, both sides
 RADIUS = 13.0  # pixels
-MARGIN = 17.0  # pixels between a sprite's centre and the edge
+MARGIN = 19.0  # pixels between a sprite's centre and the edge
 
 SPRITE_STEP = 0.01  # pixels a frame for each unit of motion_bucket_id
 BACKGROUND_STEP = -0.006  # the same, seen on the screen: the camera follows the sprite
@@ -24,7 +24,7 @@ HILL_STEP = -0.010  # the nearer layer
 ZOOM_STEP = 0.00015  # log of the scale a frame for each unit
 HILL_ZOOM = 1.5  # the nearer layer zooms, drifts and shakes so much faster
 
-DRIFT = 2.0  # pixels over a video at most, on each axis
+DRIFT = 4.0  # pixels over a video at most, on each axis
 SHAKE = 0.7  # pixels at most
 HOP = 4.0  # pixels at most
 TURN = 0.08  # radians a frame at most
